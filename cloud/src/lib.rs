@@ -1,0 +1,1 @@
+//! The service: keeps a large model's caches and continues answers.

@@ -1,0 +1,3 @@
+//! The program: flags, settings, serve.
+
+fn main() {}

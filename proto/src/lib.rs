@@ -1,0 +1,1 @@
+//! The wire: relay.v1 and its conversion into domain types.

@@ -1,0 +1,1 @@
+//! Hot loops on a CPU: slices in, slices out.

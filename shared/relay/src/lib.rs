@@ -1,0 +1,10 @@
+//! The pure domain of relay decoding: commands, transcript, policy and machine.
+//!
+//! No I/O, no clock, no model and no await. Three drivers share it: the edge, training and the
+//! simulator. Read in this order: [`command`] (what the SLM writes), [`transcript`] (its three
+//! views), [`policy`] and [`budget`] (when and how much), [`machine`] (who holds the baton).
+
+pub mod call;
+pub mod ids;
+pub mod prefix;
+pub mod refusal;

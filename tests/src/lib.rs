@@ -1,0 +1,1 @@
+//! Does it hold together: end-to-end tests and house rules.
