@@ -4,7 +4,13 @@
 //! simulator. Read in this order: [`command`] (what the SLM writes), [`transcript`] (its three
 //! views), [`policy`] and [`budget`] (when and how much), [`machine`] (who holds the baton).
 
+pub mod account;
+pub mod budget;
 pub mod call;
+pub mod command;
+pub mod effect;
+pub mod event;
 pub mod ids;
+pub mod policy;
 pub mod prefix;
 pub mod refusal;
