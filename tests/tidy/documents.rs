@@ -1,0 +1,178 @@
+//! Decision records have one number each, links lead somewhere, and nothing in the tree names the
+//! machine it was written on or a package registry's host.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::tree::{TextFile, has_extension, paths, root, text_files};
+
+/// Written by cargo, hosts included.
+const LOCK_FILE: &str = "Cargo.lock";
+/// Split, so that this file does not break its own rule.
+const MACHINE_PATHS: [&str; 5] = [
+    concat!("/ho", "me/"),
+    concat!("/ro", "ot/"),
+    concat!("/Us", "ers/"),
+    concat!("/wo", "rk/"),
+    concat!("C:", "\\Users"),
+];
+const REGISTRY_HOSTS: [&str; 8] = [
+    concat!("crates", ".io"),
+    concat!("pypi", ".org"),
+    concat!("pythonhosted", ".org"),
+    concat!("npmjs", ".org"),
+    concat!("npmjs", ".com"),
+    concat!("debian", ".org"),
+    concat!("docker", ".io"),
+    concat!("ghcr", ".io"),
+];
+
+fn record_numbers(paths: &[String]) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    let records = paths
+        .iter()
+        .filter_map(|path| path.strip_prefix("docs/adr/"));
+    for name in records.filter(|name| *name != "README.md") {
+        match name.split_once('-') {
+            Some((number, _))
+                if number.len() == 4 && number.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                if let Some(other) = seen.insert(number, name) {
+                    findings.push(format!("{name} and {other} share a number"));
+                }
+            }
+            _ => findings.push(format!("{name}: name it NNNN-what-was-decided.md")),
+        }
+    }
+    findings
+}
+
+/// Targets of the Markdown links outside of code.
+fn links(markdown: &str) -> Vec<String> {
+    let mut targets = Vec::new();
+    let mut fenced = false;
+    for line in markdown.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("``");
+            let ends = prose
+                .split("](")
+                .skip(1)
+                .filter_map(|rest| rest.split_once(')'));
+            targets.extend(ends.map(|(target, _)| target.trim().to_owned()));
+        }
+    }
+    targets
+}
+
+fn broken_links(file: &TextFile, leads_somewhere: impl Fn(&Path) -> bool) -> Vec<String> {
+    let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
+    links(&file.text)
+        .into_iter()
+        .filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+        .filter_map(|target| {
+            let path = target.split('#').next().unwrap_or_default().to_owned();
+            (!path.is_empty() && !leads_somewhere(&folder.join(path))).then_some(target)
+        })
+        .map(|target| format!("{}: {target} leads nowhere", file.path))
+        .collect()
+}
+
+/// Places where `text` stands and is not the tail of a longer word or path.
+fn stands_alone(line: &str, text: &str) -> bool {
+    line.match_indices(text).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before
+            .is_some_and(|character| character.is_alphanumeric() || "_-.*~}$".contains(character))
+    })
+}
+
+fn machine_traces(file: &TextFile) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (index, line) in file.text.lines().enumerate() {
+        let path = MACHINE_PATHS.iter().find(|path| stands_alone(line, path));
+        let host = REGISTRY_HOSTS.iter().find(|host| line.contains(**host));
+        if let Some(found) = path.or(host) {
+            findings.push(format!("{}:{}: {found}", file.path, index + 1));
+        }
+    }
+    findings
+}
+
+fn sample(path: &str, text: &str) -> TextFile {
+    TextFile {
+        path: path.into(),
+        text: text.into(),
+    }
+}
+
+#[test]
+fn decision_records_have_one_number_each() {
+    crate::assert_none("decision records", &record_numbers(&paths()));
+}
+
+#[test]
+fn a_shared_number_is_found() {
+    let bad = [
+        "docs/adr/0001-a.md",
+        "docs/adr/0001-b.md",
+        "docs/adr/notes.md",
+    ];
+    assert_eq!(record_numbers(&bad.map(String::from)).len(), 2);
+    let good = ["docs/adr/0001-a.md", "docs/adr/0002-b.md", "docs/STYLE.md"];
+    assert!(record_numbers(&good.map(String::from)).is_empty());
+}
+
+#[test]
+fn relative_links_lead_somewhere() {
+    let documents = text_files()
+        .into_iter()
+        .filter(|file| has_extension(&file.path, "md"));
+    let findings: Vec<String> = documents
+        .flat_map(|file| {
+            broken_links(&file, |path| {
+                root().join(path).try_exists().unwrap_or(false)
+            })
+        })
+        .collect();
+    crate::assert_none("broken links", &findings);
+}
+
+#[test]
+fn a_link_to_nothing_is_found() {
+    let text = "[a](gone.md#x) [b](here.md) [c](https://x) [d](#e) `[f](gone.md)`\n```\n[g](gone.md)\n```\n";
+    let found = broken_links(&sample("docs/a.md", text), |path| {
+        path == Path::new("docs/here.md")
+    });
+    assert_eq!(found, ["docs/a.md: gone.md#x leads nowhere"]);
+}
+
+#[test]
+fn no_trace_of_a_machine() {
+    let files = text_files()
+        .into_iter()
+        .filter(|file| file.path != LOCK_FILE);
+    let findings: Vec<String> = files.flat_map(|file| machine_traces(&file)).collect();
+    crate::assert_none("paths of one machine, or hosts of a registry", &findings);
+}
+
+#[test]
+fn a_trace_of_a_machine_is_found() {
+    for path in MACHINE_PATHS {
+        assert_eq!(
+            machine_traces(&sample("a.md", &format!("see \"{path}me\""))).len(),
+            1,
+            "{path}"
+        );
+    }
+    for host in REGISTRY_HOSTS {
+        assert_eq!(
+            machine_traces(&sample("a.md", &format!("https://{host}/x"))).len(),
+            1,
+            "{host}"
+        );
+    }
+    assert!(machine_traces(&sample("a.md", concat!("target/frame", "work", "/x"))).is_empty());
+}
