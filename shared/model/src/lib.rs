@@ -1,1 +1,41 @@
 //! Language models: tokens in, logits out.
+//!
+//! The seam is [`LanguageModel::forward`]: one ragged batch of rows, each with the ids to append,
+//! the cache they are appended to, and which positions need logits. Prefill, decode, draft
+//! checking and any mix of them are that one call. Ids, cache handles and logits cross the seam,
+//! tensors never do, so that another implementation can take over without touching a caller.
+//!
+//! | You want to | Look in |
+//! |---|---|
+//! | run a model | `language_model`, `kv_cache` |
+//! | bring one from a file | `load`, `gguf`, `transformer` |
+//! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
+//! | choose the next token | `sampler`, `noise`, `banned_text` |
+//! | test without weights | `scripted` (feature `scripted`) |
+//!
+//! This crate knows nothing of a network, of an edge or of a cloud.
+
+mod banned_text;
+mod chat;
+mod detokenizer;
+mod error;
+mod kv_cache;
+mod language_model;
+mod load;
+mod noise;
+mod sampler;
+mod tokenizer;
+
+#[cfg(feature = "scripted")]
+pub mod scripted;
+
+pub use banned_text::{BannedText, TokenMask};
+pub use chat::{ChatTemplate, ChatText, Message};
+pub use detokenizer::Detokenizer;
+pub use error::ModelError;
+pub use kv_cache::{KvCache, KvShape, PAGE_TOKENS};
+pub use language_model::{LanguageModel, Logits, LogitsWanted, ModelShape, Row};
+pub use load::{LoadOptions, LoadedModel, ModelIdentity, load};
+pub use noise::{NoiseKey, Role};
+pub use sampler::{Sampled, Sampling, entropy_nats, sample, top_log_probabilities};
+pub use tokenizer::{AddedTokens, TokenKind, Tokenizer};

@@ -1,0 +1,269 @@
+//! Conversations to prompts, by the template a model was trained with.
+//!
+//! What people write is never tokenised into control tokens. Contents that hold such a text are
+//! escaped on the way through the template: a private-use character is put inside the text, real
+//! control tokens are recognised in the rendered result, and the character is taken out again
+//! before what lies between them is tokenised as plain text. Contents without such a text
+//! therefore give exactly the ids of the published template.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+
+use crate::error::ModelError;
+use crate::tokenizer::{AddedTokens, Tokenizer};
+
+const TEMPLATE: &str = "chat";
+
+mod limits {
+    /// Steps of the template engine; an honest template takes a few hundred per message.
+    pub(super) const TEMPLATE_FUEL: u64 = 50_000_000;
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// "system", "user", "assistant", or what else the template knows.
+    pub role: String,
+    /// The text, as written.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of this role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+        }
+    }
+}
+
+/// A piece of a rendered conversation: its text, and the ids it becomes.
+///
+/// Two pieces are equal if they are tokenised equally: an escaped control text differs from the
+/// control token that is spelled the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatText {
+    /// The rendered text, `marker` still inside the control texts that people wrote.
+    marked: String,
+    marker: char,
+}
+
+impl ChatText {
+    /// The text a reader would see.
+    pub fn text(&self) -> String {
+        self.marked.replace(self.marker, "")
+    }
+
+    /// The ids: the template's control tokens as such, everything else as plain text.
+    pub fn encode(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let mut ids = Vec::new();
+        let mut plain_from = 0;
+        for (start, id) in tokenizer.added_tokens_in(&self.marked) {
+            ids.extend(self.encode_plain(&self.marked[plain_from..start], tokenizer));
+            ids.push(id);
+            plain_from = start + tokenizer.token_bytes(id).len();
+        }
+        ids.extend(self.encode_plain(&self.marked[plain_from..], tokenizer));
+        ids
+    }
+
+    fn encode_plain(&self, marked: &str, tokenizer: &Tokenizer) -> Vec<u32> {
+        tokenizer.encode(&marked.replace(self.marker, ""), AddedTokens::Plain)
+    }
+}
+
+/// A chat template: Jinja, as model files carry it.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    bos_text: String,
+    eos_text: String,
+}
+
+impl ChatTemplate {
+    /// Compiles a template. `bos_text` and `eos_text` are what it may refer to as `bos_token` and
+    /// `eos_token`.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] if it is not one.
+    pub fn new(source: &str, bos_text: &str, eos_text: &str) -> Result<Self, ModelError> {
+        let mut environment = Environment::new();
+        environment.set_syntax(published_syntax()?);
+        environment.set_fuel(Some(limits::TEMPLATE_FUEL));
+        environment.add_function("raise_exception", raise_exception);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .add_template_owned(TEMPLATE, source.to_owned())
+            .map_err(|error| template_fault(&error))?;
+        Ok(Self {
+            environment,
+            source: source.to_owned(),
+            bos_text: bos_text.to_owned(),
+            eos_text: eos_text.to_owned(),
+        })
+    }
+
+    /// The template itself.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The conversation as one text, nothing escaped: for reading. To tokenise, use
+    /// [`ChatTemplate::encode_chat`] or [`ChatTemplate::render_pieces`].
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] if the template refuses the conversation.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, ModelError> {
+        let messages: Vec<Value> = messages.iter().map(as_value).collect();
+        let template = self.environment.get_template(TEMPLATE);
+        let rendered = template.and_then(|template| {
+            template.render(context! {
+                messages => messages,
+                add_generation_prompt => add_generation_prompt,
+                bos_token => self.bos_text.as_str(),
+                eos_token => self.eos_text.as_str(),
+            })
+        });
+        rendered.map_err(|error| template_fault(&error))
+    }
+
+    /// Ids of the conversation with the next answer to come.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] if the template refuses the conversation.
+    pub fn encode_chat(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+    ) -> Result<Vec<u32>, ModelError> {
+        let marker = self.unused_char(messages)?;
+        let escaped: Vec<Message> = messages
+            .iter()
+            .map(|message| escape(message, tokenizer, marker))
+            .collect();
+        let text = ChatText {
+            marked: self.render(&escaped, true)?,
+            marker,
+        };
+        Ok(text.encode(tokenizer))
+    }
+
+    /// The texts around the answers so far: one piece before each assistant message and one after
+    /// the last, with the next answer to come at its end.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] if the template refuses the conversation, or does not render every
+    /// answer once and in order.
+    pub fn render_pieces(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+    ) -> Result<Vec<ChatText>, ModelError> {
+        let marker = self.unused_char(messages)?;
+        let mut answers = 0;
+        let prepared: Vec<Message> = messages
+            .iter()
+            .map(|message| {
+                if message.role != "assistant" {
+                    return escape(message, tokenizer, marker);
+                }
+                answers += 1;
+                Message::new(message.role.as_str(), sentinel(answers - 1, marker))
+            })
+            .collect();
+        let rendered = self.render(&prepared, true)?;
+        split_at_sentinels(&rendered, answers, marker)
+    }
+
+    /// A private-use character that neither the conversation nor the template holds.
+    fn unused_char(&self, messages: &[Message]) -> Result<char, ModelError> {
+        let is_used = |char: char| {
+            let in_message =
+                |message: &Message| message.content.contains(char) || message.role.contains(char);
+            self.source.contains(char) || messages.iter().any(in_message)
+        };
+        ('\u{E000}'..='\u{F8FF}')
+            .find(|&char| !is_used(char))
+            .ok_or_else(|| ModelError::Template {
+                what: "the conversation uses every private-use character".to_owned(),
+            })
+    }
+}
+
+/// Templates are published for an engine with these two switched on.
+fn published_syntax() -> Result<SyntaxConfig, ModelError> {
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
+    syntax.map_err(|error| template_fault(&error))
+}
+
+fn as_value(message: &Message) -> Value {
+    context! { role => message.role.as_str(), content => message.content.as_str() }
+}
+
+fn raise_exception(message: String) -> Result<String, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+fn template_fault(error: &Error) -> ModelError {
+    ModelError::Template {
+        what: error.to_string(),
+    }
+}
+
+/// Puts the marker behind the first character of each control text, wherever one begins.
+fn escape(message: &Message, tokenizer: &Tokenizer, marker: char) -> Message {
+    let controls: Vec<&[u8]> = tokenizer.control_texts().collect();
+    let escape_text = |text: &str| {
+        let mut escaped = String::with_capacity(text.len());
+        for (at, char) in text.char_indices() {
+            escaped.push(char);
+            let rest = &text.as_bytes()[at..];
+            if controls.iter().any(|control| rest.starts_with(control)) {
+                escaped.push(marker);
+            }
+        }
+        escaped
+    };
+    Message::new(escape_text(&message.role), escape_text(&message.content))
+}
+
+/// Stands for one answer: a text no template trims, splits or changes.
+fn sentinel(index: usize, marker: char) -> String {
+    format!("{marker}answer{index}{marker}")
+}
+
+fn split_at_sentinels(
+    rendered: &str,
+    answers: usize,
+    marker: char,
+) -> Result<Vec<ChatText>, ModelError> {
+    let mut pieces = Vec::with_capacity(answers + 1);
+    let mut rest = rendered;
+    for index in 0..answers {
+        let Some((before, after)) = rest.split_once(&sentinel(index, marker)) else {
+            return Err(ModelError::Template {
+                what: format!("answer {index} is not rendered once and in order"),
+            });
+        };
+        pieces.push(ChatText {
+            marked: before.to_owned(),
+            marker,
+        });
+        rest = after;
+    }
+    pieces.push(ChatText {
+        marked: rest.to_owned(),
+        marker,
+    });
+    Ok(pieces)
+}

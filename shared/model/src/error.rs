@@ -1,0 +1,94 @@
+//! Everything that can go wrong with a model, worded for the person who has to put it right.
+
+use std::path::{Path, PathBuf};
+
+/// A fault of a model, its file or the use made of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The operating system would not give us the file.
+    #[error("{}: cannot {action}: {source}; check the path and its permissions", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried: "open", "read".
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}: {what}; {advice}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, tensor or key named.
+        what: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// A row without tokens.
+    #[error("row {row} holds no tokens; give every row at least one")]
+    EmptyRow {
+        /// Index of the row in the call.
+        row: usize,
+    },
+    /// An id the model has no embedding for.
+    #[error(
+        "row {row} holds token {id}, but the model has {vocabulary_tokens} tokens; \
+         encode with this model's own tokenizer"
+    )]
+    TokenOutOfRange {
+        /// Index of the row in the call.
+        row: usize,
+        /// The id.
+        id: u32,
+        /// One more than the highest id.
+        vocabulary_tokens: usize,
+    },
+    /// More tokens than the context holds.
+    #[error(
+        "row {row} would hold {wanted_tokens} tokens, but the context is {context_tokens}; \
+         shorten the prefix"
+    )]
+    ContextFull {
+        /// Index of the row in the call.
+        row: usize,
+        /// Tokens in the cache and in the row together.
+        wanted_tokens: usize,
+        /// What the model can attend to.
+        context_tokens: usize,
+    },
+    /// A cache that another model made.
+    #[error("row {row} brings a cache of another model; make it with this model's new_cache")]
+    ForeignCache {
+        /// Index of the row in the call.
+        row: usize,
+    },
+    /// A chat template that cannot be used.
+    #[error("chat template: {what}; use a raw prompt or another model file")]
+    Template {
+        /// What the template engine or our check said.
+        what: String,
+    },
+    /// A tokenizer that cannot be built.
+    #[error("tokenizer: {what}; use a model file whose tokenizer is complete")]
+    Tokenizer {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The computation itself failed; the caches are as they were before the call.
+    #[error("the model failed: {what}; the caches are unchanged, try again or reload the model")]
+    Fault {
+        /// What failed.
+        what: String,
+    },
+}
+
+impl ModelError {
+    pub(crate) fn bad_file(path: &Path, what: impl Into<String>, advice: &'static str) -> Self {
+        Self::BadFile {
+            path: path.to_owned(),
+            what: what.into(),
+            advice,
+        }
+    }
+}

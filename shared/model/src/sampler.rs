@@ -1,0 +1,269 @@
+//! From logits to the next token: Gumbel-max with noise that depends on position and id alone.
+//!
+//! Pure functions; the same logits, parameters and key always give the same token. The order of
+//! the steps is part of the wire protocol: mask, temperature, top-k, top-p, min-p, then the argmax
+//! of logit / T + noise, ties to the lower id.
+
+use std::cmp::Ordering;
+
+use crate::banned_text::TokenMask;
+use crate::noise::NoiseKey;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the most likely token, without noise or truncation.
+    pub temperature: f32,
+    /// Keep this many of the most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the smallest set of most likely tokens that reaches this probability; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens at least this likely, relative to the most likely one; 0 keeps all.
+    pub min_p: f32,
+}
+
+impl Sampling {
+    /// The most likely token, always.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+    };
+
+    /// Plain sampling at a temperature, nothing cut off.
+    pub fn at_temperature(temperature: f32) -> Self {
+        Self {
+            temperature,
+            ..Self::GREEDY
+        }
+    }
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self::GREEDY
+    }
+}
+
+/// A token and how likely the model thought it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub id: u32,
+    /// Natural logarithm of its probability in the softmax of the raw logits.
+    pub logprob: f32,
+}
+
+/// Chooses a token from `logits`, `[vocabulary]`. A logit that is not a number is never chosen
+/// while another is left, and neither is a masked id; if nothing is left the most likely token is
+/// taken whatever the mask says, because something has to be.
+pub fn sample(logits: &[f32], sampling: &Sampling, key: NoiseKey, masked: &TokenMask) -> Sampled {
+    let chosen = if sampling.temperature > 0.0 {
+        draw(logits, sampling, key, masked)
+    } else {
+        most_likely(logits, masked)
+    };
+    let id = chosen
+        .or_else(|| most_likely(logits, &TokenMask::none()))
+        .unwrap_or(0);
+    Sampled {
+        id,
+        logprob: log_probability(logits, id),
+    }
+}
+
+/// Entropy in nats of the softmax of the raw logits.
+pub fn entropy_nats(logits: &[f32]) -> f64 {
+    let max = max_logit(logits);
+    let (mut total, mut weighted) = (0.0, 0.0);
+    for logit in logits.iter().filter(|logit| logit.is_finite()) {
+        let above = f64::from(*logit) - max;
+        let weight = above.exp();
+        total += weight;
+        weighted += weight * above;
+    }
+    if total > 0.0 {
+        (total.ln() - weighted / total).max(0.0)
+    } else {
+        0.0
+    }
+}
+
+/// The `k` most likely ids with their log-probabilities (of the softmax of the raw logits), most
+/// likely first, ties by id.
+pub fn top_log_probabilities(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let normaliser = log_normaliser(logits);
+    let mut candidates = candidates(logits, &TokenMask::none());
+    keep_top(&mut candidates, k);
+    candidates
+        .iter()
+        .map(|c| (c.id, narrow(f64::from(c.logit) - normaliser)))
+        .collect()
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    id: u32,
+    logit: f32,
+}
+
+impl Candidate {
+    /// Most likely first, then the lower id.
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "sorting compares references"
+    )]
+    fn rank(&self, other: &Self) -> Ordering {
+        other
+            .logit
+            .total_cmp(&self.logit)
+            .then(self.id.cmp(&other.id))
+    }
+}
+
+fn draw(logits: &[f32], sampling: &Sampling, key: NoiseKey, masked: &TokenMask) -> Option<u32> {
+    let temperature = f64::from(sampling.temperature);
+    let mut candidates = candidates(logits, masked);
+    if sampling.top_k > 0 {
+        keep_top(&mut candidates, sampling.top_k as usize);
+    }
+    if sampling.top_p < 1.0 {
+        keep_probable(&mut candidates, temperature, f64::from(sampling.top_p));
+    }
+    if sampling.min_p > 0.0 {
+        keep_near_best(&mut candidates, temperature, f64::from(sampling.min_p));
+    }
+    noisiest(&candidates, temperature, key)
+}
+
+/// Ids that may be drawn, by rising id.
+fn candidates(logits: &[f32], masked: &TokenMask) -> Vec<Candidate> {
+    let mut masked = masked.ids().iter().copied().peekable();
+    let mut kept = Vec::with_capacity(logits.len());
+    for (id, &logit) in (0..).zip(logits) {
+        while masked.next_if(|&mask| mask < id).is_some() {}
+        if masked.peek() != Some(&id) && logit > f32::NEG_INFINITY {
+            // Adding zero makes −0 the equal of 0, as comparing floats has it.
+            kept.push(Candidate {
+                id,
+                logit: logit + 0.0,
+            });
+        }
+    }
+    kept
+}
+
+/// Keeps the `k` best, best first.
+fn keep_top(candidates: &mut Vec<Candidate>, k: usize) {
+    if k == 0 {
+        candidates.clear();
+    } else if k < candidates.len() {
+        candidates.select_nth_unstable_by(k - 1, Candidate::rank);
+        candidates.truncate(k);
+    }
+    candidates.sort_unstable_by(Candidate::rank);
+}
+
+/// Keeps the smallest set of best candidates whose probability reaches `p`, best first. Only as
+/// much is sorted as the set needs.
+fn keep_probable(candidates: &mut Vec<Candidate>, temperature: f64, p: f64) {
+    let best = best_logit(candidates);
+    let weight = |c: &Candidate| ((f64::from(c.logit) - best) / temperature).exp();
+    let goal = p * ranked_sum(candidates, weight);
+    let mut sorted = 256;
+    loop {
+        let mut head = candidates.clone();
+        keep_top(&mut head, sorted.max(1));
+        let mut reached = 0.0;
+        for (index, candidate) in head.iter().enumerate() {
+            reached += weight(candidate);
+            if reached >= goal {
+                head.truncate(index + 1);
+                *candidates = head;
+                return;
+            }
+        }
+        if sorted >= candidates.len() {
+            *candidates = head;
+            return;
+        }
+        sorted *= 8;
+    }
+}
+
+/// The sum in the order of ids, whatever order the candidates have come to.
+fn ranked_sum(candidates: &[Candidate], weight: impl Fn(&Candidate) -> f64) -> f64 {
+    let mut by_id = candidates.to_vec();
+    by_id.sort_unstable_by_key(|candidate| candidate.id);
+    by_id.iter().map(weight).sum()
+}
+
+/// Keeps candidates at least `min_p` times as likely as the best.
+fn keep_near_best(candidates: &mut Vec<Candidate>, temperature: f64, min_p: f64) {
+    let best = best_logit(candidates);
+    candidates.retain(|c| ((f64::from(c.logit) - best) / temperature).exp() >= min_p);
+}
+
+fn best_logit(candidates: &[Candidate]) -> f64 {
+    let best = candidates.iter().map(|candidate| candidate.logit);
+    f64::from(best.fold(f32::NEG_INFINITY, f32::max))
+}
+
+/// The argmax of logit / T + noise; ties to the lower id. Noise that cannot win is not computed.
+fn noisiest(candidates: &[Candidate], temperature: f64, key: NoiseKey) -> Option<u32> {
+    let mut best: Option<(f64, u32)> = None;
+    for candidate in candidates {
+        let scaled = f64::from(candidate.logit) / temperature;
+        let top = best.map_or(f64::NEG_INFINITY, |(score, _)| score);
+        if scaled + key.gumbel_at_most(candidate.id) < top {
+            continue;
+        }
+        let score = scaled + key.gumbel(candidate.id);
+        let wins = score > top || best.is_none_or(|(_, id)| score >= top && candidate.id < id);
+        if wins {
+            best = Some((score, candidate.id));
+        }
+    }
+    best.map(|(_, id)| id)
+}
+
+fn most_likely(logits: &[f32], masked: &TokenMask) -> Option<u32> {
+    let mut best: Option<(u32, f32)> = None;
+    for (id, &logit) in (0..).zip(logits) {
+        let beats = best.is_none_or(|(_, top)| logit > top);
+        if beats && !logit.is_nan() && !masked.contains(id) {
+            best = Some((id, logit));
+        }
+    }
+    best.map(|(id, _)| id)
+}
+
+fn max_logit(logits: &[f32]) -> f64 {
+    f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+}
+
+fn log_normaliser(logits: &[f32]) -> f64 {
+    let max = max_logit(logits);
+    let numbers = logits.iter().filter(|logit| !logit.is_nan());
+    max + numbers
+        .map(|logit| (f64::from(*logit) - max).exp())
+        .sum::<f64>()
+        .ln()
+}
+
+fn log_probability(logits: &[f32], id: u32) -> f32 {
+    let logit = logits
+        .get(id as usize)
+        .copied()
+        .unwrap_or(f32::NEG_INFINITY);
+    narrow(f64::from(logit) - log_normaliser(logits))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a log-probability is reported as f32"
+)]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
