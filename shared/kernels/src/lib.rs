@@ -1,1 +1,31 @@
 //! Hot loops on a CPU: slices in, slices out.
+//!
+//! **One row, one result.** A row's bits depend neither on how many rows share the step, nor on
+//! how the prefix was chunked, nor on threads: every reduction has one fixed order (16 lanes, then
+//! one tree; attention in the order of keys). The same source is compiled for several instruction
+//! sets and chosen at run time; none of them fuses a multiplication with an addition, so bits do
+//! not depend on the processor either.
+//!
+//! Portable f32 for now: kernels that read quantised weights directly come later.
+//!
+//! Shapes that do not fit are a caller's mistake and panic at once.
+
+#![allow(
+    clippy::inline_always,
+    reason = "hot code takes its caller's instruction set"
+)]
+
+mod activation;
+mod attention;
+mod dispatch;
+mod lanes;
+mod matmul;
+mod norm;
+mod rope;
+
+pub use activation::{softmax, swiglu};
+pub use attention::{AttentionShape, KvPage, QueryRow, paged_attention};
+pub use lanes::dot;
+pub use matmul::matmul;
+pub use norm::rms_norm;
+pub use rope::rotate_interleaved;
