@@ -1,3 +1,99 @@
-//! One door for chores.
+//! One door for chores: `cargo xtask demo`, `ci`, `check`, `model`.
+//! Depends on no crate of ours: it builds and starts the programs as a user would.
+//!
+//! | File | Holds |
+//! |---|---|
+//! | `models.rs` | which model the demo and the tests run on: the one place to change it |
+//! | `bring.rs` | how a model file gets here: download, check, put in place |
+//! | `demo.rs` | cloud and edge as two processes, one answer, one table |
+//! | `account.rs` | the table of one answer |
+//! | `process.rs` | a child process that is always stopped; Ctrl-C |
+//! | `ci.rs` | the steps of a full check, timed, with the tests' own words last |
+//! | `folders.rs`, `cargo.rs` | where things are kept; how cargo is called |
 
-fn main() {}
+mod account;
+mod bring;
+mod cargo;
+mod ci;
+mod demo;
+mod folders;
+mod models;
+mod process;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::process::Interrupt;
+
+/// Chores of the workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run one relayed answer: a cloud and an edge process on loopback, with mutual TLS.
+    ///
+    /// Builds both programs, makes development certificates, brings the model if it is not
+    /// there, prints the answer with the cloud's tokens in colour, and a table of what it took.
+    Demo {
+        /// What to ask. Without it a built-in question is asked, and at least one token of the
+        /// answer has to come from the cloud.
+        question: Option<String>,
+        /// A GGUF file to run on both sides instead of the built-in choice.
+        #[arg(long, value_name = "PATH")]
+        model: Option<PathBuf>,
+    },
+    /// Check everything: format, lints, build, documentation, licences, tests.
+    Ci,
+    /// Check the fast half: format, lints, house rules, unit tests.
+    Check,
+    /// Bring the model that the tests use, if it is not there, and print its path.
+    Model,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments.chore) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            anstream::eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does the chore; false says that it was carried out and found something wrong.
+fn run(chore: &Chore) -> anyhow::Result<bool> {
+    let interrupt = Interrupt::listen()?;
+    match chore {
+        Chore::Demo { question, model } => {
+            demo::run(question.as_deref(), model.as_deref(), &interrupt)?;
+            Ok(true)
+        }
+        Chore::Ci => ci::full(&interrupt),
+        Chore::Check => ci::fast(&interrupt),
+        Chore::Model => {
+            anstream::println!("{}", bring::model(models::TEST, &interrupt)?.display());
+            Ok(true)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Arguments;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}
