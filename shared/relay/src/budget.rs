@@ -38,7 +38,6 @@ impl Budget {
 
     /// Ids the edge view may still grow by.
     pub fn response_tokens_left(&self, spent: &Spent) -> u32 {
-        self.response_tokens_max
-            .saturating_sub(spent.response_tokens)
+        self.response_tokens_max.saturating_sub(spent.response_tokens)
     }
 }

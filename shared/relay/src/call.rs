@@ -62,12 +62,7 @@ pub const TEMPERATURE_MAX: f32 = 100.0;
 
 impl Sampling {
     /// The most likely token, always.
-    pub const GREEDY: Self = Self {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-    };
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
 
     /// Checks each value: temperature in 0..=100, `top_k` any (0 is off), `top_p` in (0, 1],
     /// `min_p` in [0, 1).
@@ -78,15 +73,7 @@ impl Sampling {
         min_p: f32,
     ) -> Result<Self, SamplingError> {
         let check = |ok: bool, field, value, allowed| {
-            if ok {
-                Ok(())
-            } else {
-                Err(SamplingError {
-                    field,
-                    value,
-                    allowed,
-                })
-            }
+            if ok { Ok(()) } else { Err(SamplingError { field, value, allowed }) }
         };
         // NaN fails each comparison, so it needs no case of its own.
         check(
@@ -95,24 +82,9 @@ impl Sampling {
             temperature,
             "from 0 to 100",
         )?;
-        check(
-            top_p > 0.0 && top_p <= 1.0,
-            "top_p",
-            top_p,
-            "above 0 and at most 1",
-        )?;
-        check(
-            (0.0..1.0).contains(&min_p),
-            "min_p",
-            min_p,
-            "at least 0 and below 1",
-        )?;
-        Ok(Self {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-        })
+        check(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, "above 0 and at most 1")?;
+        check((0.0..1.0).contains(&min_p), "min_p", min_p, "at least 0 and below 1")?;
+        Ok(Self { temperature, top_k, top_p, min_p })
     }
 
     /// Zero is greedy.

@@ -160,11 +160,7 @@ impl Reader<'_> {
             return None;
         }
         self.rest = &self.rest[length..];
-        Some(if length == text.len() {
-            Progress::Done(())
-        } else {
-            Progress::Short
-        })
+        Some(if length == text.len() { Progress::Done(()) } else { Progress::Short })
     }
 
     /// Takes up to [`INNER_BLANKS_MAX`]: one more is left and fits nowhere.
@@ -177,11 +173,7 @@ impl Reader<'_> {
     fn number(&mut self) -> Option<Progress<u32>> {
         let digits = count_while(self.rest, DIGITS_MAX, |byte| byte.is_ascii_digit());
         if digits == 0 {
-            return if self.rest.is_empty() {
-                Some(Progress::Short)
-            } else {
-                None
-            };
+            return if self.rest.is_empty() { Some(Progress::Short) } else { None };
         }
         let value = self.rest[..digits]
             .iter()
@@ -192,11 +184,7 @@ impl Reader<'_> {
 }
 
 fn count_while(bytes: &[u8], most: usize, wanted: impl Fn(u8) -> bool) -> usize {
-    bytes
-        .iter()
-        .take(most)
-        .take_while(|byte| wanted(**byte))
-        .count()
+    bytes.iter().take(most).take_while(|byte| wanted(**byte)).count()
 }
 
 /// How much of the end of `text` is a beginning of [`OPEN`]: what a sampler that bans the command

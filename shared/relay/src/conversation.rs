@@ -23,11 +23,7 @@ enum Segment {
     /// Tokenised as one piece: texts, and answers that are not ours any more, in order.
     Prompt { texts: Vec<String>, ids: Vec<u32> },
     /// An answer as it was written.
-    Answer {
-        text: String,
-        edge_ids: Vec<u32>,
-        cloud_ids: Vec<u32>,
-    },
+    Answer { text: String, edge_ids: Vec<u32>, cloud_ids: Vec<u32> },
 }
 
 /// What to do for the next turn.
@@ -63,31 +59,19 @@ impl Conversation {
             kept_segments += 1;
         }
         let texts: Vec<String> = rendered.map(str::to_owned).collect();
-        Plan {
-            text: texts.concat(),
-            kept_segments,
-            texts,
-        }
+        Plan { text: texts.concat(), kept_segments, texts }
     }
 
     /// Begins the turn with the ids of the plan's text. The acknowledged length falls to the cut.
     pub fn begin(&mut self, plan: Plan, ids: Vec<u32>) -> Start {
-        let cut_segments = self
-            .segments
-            .split_off(plan.kept_segments.min(self.segments.len()));
+        let cut_segments = self.segments.split_off(plan.kept_segments.min(self.segments.len()));
         let still_same = match cut_segments.first() {
             Some(Segment::Prompt { ids: old, .. }) => common_prefix(old, &ids),
             Some(Segment::Answer { .. }) | None => 0,
         };
-        self.segments.push(Segment::Prompt {
-            texts: plan.texts,
-            ids,
-        });
+        self.segments.push(Segment::Prompt { texts: plan.texts, ids });
         let [edge_prompt, cloud_prompt] = self.views();
-        let new_ids = self
-            .segments
-            .last()
-            .map_or(0, |segment| segment.cloud_ids().len());
+        let new_ids = self.segments.last().map_or(0, |segment| segment.cloud_ids().len());
         let cut = cloud_prompt.len() - new_ids + still_same;
         let cut = u32::try_from(cut).unwrap_or(u32::MAX);
         self.acknowledged_tokens = self.acknowledged_tokens.min(cut);
@@ -113,14 +97,8 @@ impl Conversation {
     }
 
     fn views(&self) -> [Vec<u32>; 2] {
-        let edge = self
-            .segments
-            .iter()
-            .flat_map(|segment| segment.edge_ids().iter().copied());
-        let cloud = self
-            .segments
-            .iter()
-            .flat_map(|segment| segment.cloud_ids().iter().copied());
+        let edge = self.segments.iter().flat_map(|segment| segment.edge_ids().iter().copied());
+        let cloud = self.segments.iter().flat_map(|segment| segment.cloud_ids().iter().copied());
         [edge.collect(), cloud.collect()]
     }
 }
@@ -163,10 +141,7 @@ fn alternate<'a>(
 }
 
 fn common_prefix(left: &[u32], right: &[u32]) -> usize {
-    left.iter()
-        .zip(right)
-        .take_while(|(left, right)| left == right)
-        .count()
+    left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
 #[cfg(test)]
@@ -205,23 +180,13 @@ mod tests {
         let plan = conversation.follow(&strings(pieces), &strings(answers));
         assert_eq!(plan.text, text);
         let begun = conversation.begin(plan, ids.to_vec());
-        assert_eq!(
-            (begun.edge_prompt.as_slice(), begun.acknowledged_tokens),
-            start,
-            "{pieces:?}"
-        );
+        assert_eq!((begun.edge_prompt.as_slice(), begun.acknowledged_tokens), start, "{pieces:?}");
         assert_eq!(begun.last_attempt, Attempt::new(9));
     }
 
     #[test]
     fn what_is_the_same_keeps_its_ids() {
-        check(
-            &["P0", "P1", "P2"],
-            &["A0", "A1"],
-            &[8],
-            "P2",
-            (&[1, 2, 3, 90, 4, 5, 6, 7, 8], 7),
-        );
+        check(&["P0", "P1", "P2"], &["A0", "A1"], &[8], "P2", (&[1, 2, 3, 90, 4, 5, 6, 7, 8], 7));
     }
 
     #[test]
@@ -238,25 +203,13 @@ mod tests {
 
     #[test]
     fn a_changed_prompt_cuts_at_the_first_differing_id() {
-        check(
-            &["P0", "Q1", "P2"],
-            &["A0", "A1"],
-            &[5, 9],
-            "Q1A1P2",
-            (&[1, 2, 3, 90, 4, 5, 9], 5),
-        );
+        check(&["P0", "Q1", "P2"], &["A0", "A1"], &[5, 9], "Q1A1P2", (&[1, 2, 3, 90, 4, 5, 9], 5));
         check(&["Q0"], &[], &[1, 9], "Q0", (&[1, 9], 1));
     }
 
     #[test]
     fn the_same_question_again_is_a_new_answer() {
-        check(
-            &["P0", "P1"],
-            &["A0"],
-            &[5, 6],
-            "P1",
-            (&[1, 2, 3, 90, 4, 5, 6], 6),
-        );
+        check(&["P0", "P1"], &["A0"], &[5, 6], "P1", (&[1, 2, 3, 90, 4, 5, 6], 6));
     }
 
     #[test]
@@ -271,9 +224,6 @@ mod tests {
         });
         let plan = conversation.follow(&strings(&["P0", "P1", "P2"]), &strings(&["B0", "C"]));
         assert_eq!(plan.text, "P2");
-        assert_eq!(
-            conversation.begin(plan, vec![4]).cloud_prompt,
-            [1, 2, 8, 9, 4]
-        );
+        assert_eq!(conversation.begin(plan, vec![4]).cloud_prompt, [1, 2, 8, 9, 4]);
     }
 }

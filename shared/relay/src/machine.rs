@@ -167,11 +167,7 @@ impl Machine {
             Event::Accepted { attempt, accepted } => {
                 self.accepted(attempt, accepted, &mut effects);
             }
-            Event::CloudToken {
-                attempt,
-                token,
-                bytes,
-            } => {
+            Event::CloudToken { attempt, token, bytes } => {
                 self.cloud_token(attempt, token, &bytes, &mut effects);
             }
             Event::CloudStopped { attempt, reason } => {
@@ -225,9 +221,7 @@ impl Machine {
         if !matches!(self.state, State::Waiting) {
             return;
         }
-        self.acknowledged_tokens = start
-            .acknowledged_tokens
-            .min(count(start.cloud_prompt.len()));
+        self.acknowledged_tokens = start.acknowledged_tokens.min(count(start.cloud_prompt.len()));
         self.newest_attempt = start.last_attempt;
         self.transcript = Transcript::new(start.edge_prompt, start.cloud_prompt);
         if self.settings.policy == Policy::Always && self.call_by_policy(u32::MAX, None, effects) {
@@ -242,9 +236,7 @@ impl Machine {
             State::Waiting => effects.push(Effect::Finish(Ending::Cancelled)),
             State::Drafting => self.release_and_finish(Ending::Cancelled, effects),
             State::Calling(call) => {
-                effects.push(Effect::HangUp {
-                    attempt: self.newest_attempt,
-                });
+                effects.push(Effect::HangUp { attempt: self.newest_attempt });
                 self.close_call(call, Next::Finish(Ending::Cancelled), effects);
             }
             // What follows is replaced once the bytes under way are tokenised.
@@ -306,10 +298,7 @@ impl Machine {
 
     fn ban(&self) -> Option<Ban> {
         let banned = !self.settings.policy.reads_commands() || !self.may_call();
-        banned.then(|| Ban {
-            text: OPEN,
-            held: self.open_overlap.clone(),
-        })
+        banned.then(|| Ban { text: OPEN, held: self.open_overlap.clone() })
     }
 
     /// Whether neither a cool-down nor a full context forbids calls.

@@ -56,10 +56,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     pub(crate) fn new(command_tokens: Vec<u32>) -> Self {
-        Self {
-            command_tokens,
-            ..Self::default()
-        }
+        Self { command_tokens, ..Self::default() }
     }
 
     /// Reads one token. A control token (no bytes) breaks the text before it.
@@ -70,20 +67,14 @@ impl Pending {
             return settled;
         }
         let mut settled = Settled::default();
-        self.tokens.push_back(Token {
-            id,
-            bytes: bytes.to_vec(),
-        });
+        self.tokens.push_back(Token { id, bytes: bytes.to_vec() });
         for (index, byte) in bytes.iter().enumerate() {
             let scan = self.scanner.push(*byte);
             self.settle(&scan, &mut settled);
             if let Some(command) = scan.command {
                 let tail_bytes = bytes.len() - index - 1;
                 let surroundings = self.cut(command.blanks_bytes, tail_bytes, &mut settled);
-                settled.command = Some(Taken {
-                    tokens: command.tokens,
-                    surroundings,
-                });
+                settled.command = Some(Taken { tokens: command.tokens, surroundings });
                 break;
             }
         }
@@ -102,11 +93,7 @@ impl Pending {
 
     fn settle(&mut self, scan: &Scan, settled: &mut Settled) {
         settled.malformed += scan.malformed;
-        let shown = self
-            .tokens
-            .iter()
-            .flat_map(|token| &token.bytes)
-            .skip(self.settled_bytes);
+        let shown = self.tokens.iter().flat_map(|token| &token.bytes).skip(self.settled_bytes);
         settled.text.extend(shown.take(scan.settled_bytes));
         self.settled_bytes += scan.settled_bytes;
         while let Some(token) = self.tokens.front()
@@ -127,11 +114,7 @@ impl Pending {
     /// Takes the command and all its tokens out; returns blanks and tail. What the oldest token
     /// held before the blanks is text of its own, since its id is lost with the command.
     fn cut(&mut self, blanks_bytes: usize, tail_bytes: usize, settled: &mut Settled) -> Vec<u8> {
-        let bytes: Vec<u8> = self
-            .tokens
-            .drain(..)
-            .flat_map(|token| token.bytes)
-            .collect();
+        let bytes: Vec<u8> = self.tokens.drain(..).flat_map(|token| token.bytes).collect();
         let (head, rest) = bytes.split_at(self.settled_bytes);
         if !head.is_empty() {
             settled.pieces.push(Piece::Text(head.to_vec()));
@@ -163,10 +146,7 @@ mod tests {
     }
 
     fn taken(tokens: u32, surroundings: &str) -> Taken {
-        Taken {
-            tokens,
-            surroundings: surroundings.as_bytes().to_vec(),
-        }
+        Taken { tokens, surroundings: surroundings.as_bytes().to_vec() }
     }
 
     #[test]
@@ -175,24 +155,9 @@ mod tests {
         let text = |text: &str| Text(text.as_bytes().to_vec());
         for (tokens, pieces, shown, command) in [
             (&[(1, "a"), (2, "b")][..], vec![Id(1), Id(2)], "ab", None),
-            (
-                &[(1, "a "), (2, "<call>5</call>")],
-                vec![text("a")],
-                "a",
-                Some(taken(5, " ")),
-            ),
-            (
-                &[(1, "a"), (2, " <"), (3, "call>5</call>")],
-                vec![Id(1)],
-                "a",
-                Some(taken(5, " ")),
-            ),
-            (
-                &[(1, "a <call>"), (2, "5</call>!\n")],
-                vec![text("a")],
-                "a",
-                Some(taken(5, " !\n")),
-            ),
+            (&[(1, "a "), (2, "<call>5</call>")], vec![text("a")], "a", Some(taken(5, " "))),
+            (&[(1, "a"), (2, " <"), (3, "call>5</call>")], vec![Id(1)], "a", Some(taken(5, " "))),
+            (&[(1, "a <call>"), (2, "5</call>!\n")], vec![text("a")], "a", Some(taken(5, " !\n"))),
             (&[(1, "a <"), (2, "b")], vec![Id(1), Id(2)], "a <b", None),
             (
                 &[(1, "x"), (90, "<call>"), (2, "y")],
@@ -200,30 +165,16 @@ mod tests {
                 "x<call>y",
                 None,
             ),
-            (
-                &[(90, "<call>"), (2, "7"), (91, "</call>")],
-                vec![],
-                "",
-                Some(taken(7, "")),
-            ),
+            (&[(90, "<call>"), (2, "7"), (91, "</call>")], vec![], "", Some(taken(7, ""))),
             (
                 &[(1, "<ca"), (2, ""), (3, "ll>5</call>")],
                 vec![Id(1), Id(2), Id(3)],
                 "<call>5</call>",
                 None,
             ),
-            (
-                &[(1, " "), (2, " "), (3, "x")],
-                vec![Id(1), Id(2), Id(3)],
-                "  x",
-                None,
-            ),
+            (&[(1, " "), (2, " "), (3, "x")], vec![Id(1), Id(2), Id(3)], "  x", None),
         ] {
-            assert_eq!(
-                push(tokens),
-                (pieces, shown.to_owned(), command),
-                "{tokens:?}"
-            );
+            assert_eq!(push(tokens), (pieces, shown.to_owned(), command), "{tokens:?}");
         }
     }
 }

@@ -46,18 +46,15 @@ impl Policy {
     pub fn decide(&self, drafted: &Drafted, leg_tokens: u32) -> Option<u32> {
         match *self {
             Self::Learned | Self::Never => None,
-            Self::Entropy {
-                threshold_nats,
-                call_tokens,
-            } => (drafted.entropy_nats >= threshold_nats).then_some(call_tokens),
-            Self::Random {
-                probability,
-                call_tokens,
-            } => (drafted.draw < probability).then_some(call_tokens),
-            Self::Every {
-                period_tokens,
-                call_tokens,
-            } => (leg_tokens >= period_tokens).then_some(call_tokens),
+            Self::Entropy { threshold_nats, call_tokens } => {
+                (drafted.entropy_nats >= threshold_nats).then_some(call_tokens)
+            }
+            Self::Random { probability, call_tokens } => {
+                (drafted.draw < probability).then_some(call_tokens)
+            }
+            Self::Every { period_tokens, call_tokens } => {
+                (leg_tokens >= period_tokens).then_some(call_tokens)
+            }
             Self::Always => Some(u32::MAX),
         }
     }

@@ -112,11 +112,7 @@ impl Transcript {
 
     fn leg(&mut self, author: Author) -> &mut Leg {
         if self.legs.last().is_none_or(|leg| leg.author != author) {
-            self.legs.push(Leg {
-                author,
-                tokens: 0,
-                text: String::new(),
-            });
+            self.legs.push(Leg { author, tokens: 0, text: String::new() });
         }
         let last = self.legs.len() - 1;
         &mut self.legs[last]

@@ -17,12 +17,7 @@ fn scan(text: &str) -> (String, Vec<(u32, usize)>, u32) {
         let scan = scanner.push(byte);
         plain.extend(held.drain(..scan.settled_bytes));
         malformed += scan.malformed;
-        if let Some(Command {
-            tokens,
-            length_bytes,
-            blanks_bytes,
-        }) = scan.command
-        {
+        if let Some(Command { tokens, length_bytes, blanks_bytes }) = scan.command {
             assert_eq!(held.len(), length_bytes + blanks_bytes, "{text:?}");
             held.clear();
             commands.push((tokens, blanks_bytes));
@@ -33,11 +28,7 @@ fn scan(text: &str) -> (String, Vec<(u32, usize)>, u32) {
     let end = scanner.end();
     plain.extend(held.drain(..end.settled_bytes));
     assert!(held.is_empty());
-    (
-        String::from_utf8(plain).unwrap(),
-        commands,
-        malformed + end.malformed,
-    )
+    (String::from_utf8(plain).unwrap(), commands, malformed + end.malformed)
 }
 
 /// A text, what of it is ordinary, the commands (n, blanks taken), how many break the grammar.
@@ -85,57 +76,37 @@ fn grammar_table() {
         ("<call>  <call>6</call>", "<call>", &[(6, 2)], 1),
         ("<call>5</call></call>", "</call>", &[(5, 0)], 0),
         ("<call>1</call><call>2</call>", "", &[(1, 0), (2, 0)], 0),
-        (
-            "<call>1</call> x <call>2</call>",
-            " x",
-            &[(1, 0), (2, 1)],
-            0,
-        ),
+        ("<call>1</call> x <call>2</call>", " x", &[(1, 0), (2, 1)], 0),
         ("`<call>5</call>`", "``", &[(5, 0)], 0),
         (&long_blanks, "a  ", &[(3, BLANKS_BEFORE_MAX)], 0),
         ("a  b", "a  b", &[], 0),
         ("end  ", "end  ", &[], 0),
     ];
     for (text, plain, commands, malformed) in table {
-        assert_eq!(
-            scan(text),
-            ((*plain).to_owned(), commands.to_vec(), *malformed),
-            "{text:?}"
-        );
+        assert_eq!(scan(text), ((*plain).to_owned(), commands.to_vec(), *malformed), "{text:?}");
     }
 }
 
 #[test]
 fn what_is_written_is_read() {
     for tokens in [0, 1, 9, 10, 99_999] {
-        assert_eq!(
-            scan(&write_command(tokens)),
-            (String::new(), vec![(tokens, 0)], 0)
-        );
+        assert_eq!(scan(&write_command(tokens)), (String::new(), vec![(tokens, 0)], 0));
     }
 }
 
 #[test]
 fn text_is_released_as_soon_as_it_cannot_be_a_command() {
     let mut scanner = Scanner::default();
-    let settled: Vec<usize> = "a <calx"
-        .bytes()
-        .map(|byte| scanner.push(byte).settled_bytes)
-        .collect();
+    let settled: Vec<usize> =
+        "a <calx".bytes().map(|byte| scanner.push(byte).settled_bytes).collect();
     assert_eq!(settled, [1, 0, 0, 0, 0, 0, 6]);
 }
 
 #[test]
 fn overlap_with_the_opening_tag() {
-    for (text, overlap) in [
-        ("", 0),
-        ("a", 0),
-        ("<", 1),
-        ("x<ca", 3),
-        ("<call", 5),
-        ("<call>", 0),
-        ("<ca<", 1),
-    ] {
+    for (text, overlap) in
+        [("", 0), ("a", 0), ("<", 1), ("x<ca", 3), ("<call", 5), ("<call>", 0), ("<ca<", 1)]
+    {
         assert_eq!(open_overlap(text.as_bytes()), overlap, "{text:?}");
     }
 }

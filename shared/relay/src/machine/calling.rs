@@ -137,18 +137,13 @@ impl Machine {
             return;
         };
         match *refusal {
-            Refusal::PrefixUnknown {
-                have_tokens,
-                have_hash,
-            } => {
+            Refusal::PrefixUnknown { have_tokens, have_hash } => {
                 self.resync(call, have_tokens, have_hash, effects);
             }
             Refusal::VocabularyMismatch => self.go_elsewhere(call, Route::NeverAgain, effects),
             Refusal::Draining => self.go_elsewhere(call, Route::Next, effects),
             Refusal::Overloaded { retry_after_ms, .. } => {
-                let route = Route::NextOrWait {
-                    wait_ms: retry_after_ms,
-                };
+                let route = Route::NextOrWait { wait_ms: retry_after_ms };
                 self.go_elsewhere(call, route, effects);
             }
             Refusal::ModelMismatch if !call.described_again => {
@@ -279,10 +274,7 @@ impl Machine {
                 0 => Next::Draft,
                 granted => {
                     self.account.requested_tokens += u64::from(granted);
-                    Next::Call(OpenCall {
-                        tokens_left: granted,
-                        ..OpenCall::default()
-                    })
+                    Next::Call(OpenCall { tokens_left: granted, ..OpenCall::default() })
                 }
             },
             _ => Next::Draft,
@@ -300,9 +292,7 @@ impl Machine {
     }
 
     fn give_up(&mut self, call: OpenCall, effects: &mut Vec<Effect>) {
-        effects.push(Effect::HangUp {
-            attempt: self.newest_attempt,
-        });
+        effects.push(Effect::HangUp { attempt: self.newest_attempt });
         self.alone(call, Shortfall::Failed, effects);
     }
 
@@ -357,10 +347,7 @@ impl Machine {
 
     /// Whether `attempt` was a warm sync in flight; it no longer is.
     fn end_warm_sync(&mut self, attempt: Attempt) -> bool {
-        let ended = self
-            .warm_sync
-            .in_flight
-            .is_some_and(|(warm, _)| warm == attempt);
+        let ended = self.warm_sync.in_flight.is_some_and(|(warm, _)| warm == attempt);
         if ended {
             self.warm_sync.in_flight = None;
         }
@@ -368,11 +355,7 @@ impl Machine {
     }
 
     fn warm_sync_refused(&mut self, refusal: &Refusal) {
-        let Refusal::PrefixUnknown {
-            have_tokens,
-            have_hash,
-        } = refusal
-        else {
+        let Refusal::PrefixUnknown { have_tokens, have_hash } = refusal else {
             self.warm_sync.off = true;
             return;
         };

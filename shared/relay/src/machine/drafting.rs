@@ -45,11 +45,7 @@ impl Machine {
     /// A complete command: a call, or text again where it asks for nothing or gets nothing.
     fn obey(&mut self, taken: Taken, pieces: &mut Vec<Piece>, effects: &mut Vec<Effect>) -> Next {
         self.open_overlap.clear();
-        let granted = if self.may_call() {
-            self.grant(taken.tokens)
-        } else {
-            0
-        };
+        let granted = if self.may_call() { self.grant(taken.tokens) } else { 0 };
         self.account.requested_tokens += u64::from(taken.tokens);
         if granted > 0 {
             return Next::Call(OpenCall {
@@ -98,11 +94,7 @@ impl Machine {
         self.account.requested_tokens += u64::from(requested);
         self.leg_tokens = 0;
         self.open_call(
-            OpenCall {
-                tokens_left: granted,
-                set_aside,
-                ..OpenCall::default()
-            },
+            OpenCall { tokens_left: granted, set_aside, ..OpenCall::default() },
             effects,
         );
         true

@@ -15,18 +15,10 @@ use crate::world::{PROMPT, Reply, World, settings};
 fn calling() -> Machine {
     let mut machine = Machine::new(settings(Policy::Learned));
     let prompt = PROMPT.to_vec();
-    let start = Start {
-        edge_prompt: prompt.clone(),
-        cloud_prompt: prompt,
-        ..Start::default()
-    };
+    let start = Start { edge_prompt: prompt.clone(), cloud_prompt: prompt, ..Start::default() };
     machine.on(Event::Started(start));
     let bytes = b"<call>4</call>".to_vec();
-    let effects = machine.on(Event::Drafted(Drafted {
-        id: 7,
-        bytes,
-        ..Drafted::default()
-    }));
+    let effects = machine.on(Event::Drafted(Drafted { id: 7, bytes, ..Drafted::default() }));
     assert_eq!(order(&effects).attempt, Attempt::new(1));
     machine
 }
@@ -41,39 +33,22 @@ fn order(effects: &[Effect]) -> &CallOrder {
 
 fn is_alone(effects: &[Effect]) -> bool {
     matches!(effects.last(), Some(Effect::Draft { .. }))
-        && !effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Call(_)))
+        && !effects.iter().any(|effect| matches!(effect, Effect::Call(_)))
 }
 
 fn refuse(machine: &mut Machine, refusal: Refusal) -> Vec<Effect> {
-    machine.on(Event::Refused {
-        attempt: machine.last_attempt(),
-        refusal,
-    })
+    machine.on(Event::Refused { attempt: machine.last_attempt(), refusal })
 }
 
 fn token(machine: &mut Machine, position: u32) -> Vec<Effect> {
     let attempt = machine.last_attempt();
-    let token = CloudToken {
-        id: 70 + position,
-        log_probability: 0.0,
-        position,
-    };
-    machine.on(Event::CloudToken {
-        attempt,
-        token,
-        bytes: b"x".to_vec(),
-    })
+    let token = CloudToken { id: 70 + position, log_probability: 0.0, position };
+    machine.on(Event::CloudToken { attempt, token, bytes: b"x".to_vec() })
 }
 
 fn accept(machine: &mut Machine, length_tokens: u32) -> Vec<Effect> {
     let attempt = machine.last_attempt();
-    let accepted = Accepted {
-        length_tokens,
-        cached_tokens: 0,
-        prefilled_tokens: length_tokens,
-    };
+    let accepted = Accepted { length_tokens, cached_tokens: 0, prefilled_tokens: length_tokens };
     machine.on(Event::Accepted { attempt, accepted })
 }
 
@@ -84,20 +59,10 @@ fn table_of_refusals() {
         let name = refusal.name();
         let effects = refuse(&mut machine, refusal);
         assert_eq!(machine.account().refusals.get(name), Some(&1));
-        if is_alone(&effects) {
-            None
-        } else {
-            Some(order(&effects).route)
-        }
+        if is_alone(&effects) { None } else { Some(order(&effects).route) }
     };
-    let limit = Refusal::LimitExceeded {
-        field: LimitField::CallTokens,
-        limit: 1,
-    };
-    let overloaded = Refusal::Overloaded {
-        retry_after_ms: 30,
-        advised_tokens: 0,
-    };
+    let limit = Refusal::LimitExceeded { field: LimitField::CallTokens, limit: 1 };
+    let overloaded = Refusal::Overloaded { retry_after_ms: 30, advised_tokens: 0 };
     for (refusal, route) in [
         (Refusal::VocabularyMismatch, Some(Route::NeverAgain)),
         (Refusal::ModelMismatch, Some(Route::DescribeAgain)),
@@ -117,10 +82,7 @@ fn a_stale_number_is_raised_once() {
     let mut machine = calling();
     let effects = refuse(&mut machine, Refusal::StaleAttempt { highest: 40 });
     assert_eq!(order(&effects).attempt, Attempt::new(41));
-    assert!(is_alone(&refuse(
-        &mut machine,
-        Refusal::StaleAttempt { highest: 50 }
-    )));
+    assert!(is_alone(&refuse(&mut machine, Refusal::StaleAttempt { highest: 50 })));
 }
 
 #[test]
@@ -135,30 +97,18 @@ fn another_model_is_accepted_once_and_flagged() {
 fn a_full_context_ends_calls_for_good() {
     let mut machine = calling();
     let effects = refuse(&mut machine, Refusal::ContextFull { context_tokens: 2 });
-    assert!(matches!(
-        effects.last(),
-        Some(Effect::Draft { ban: Some(_) })
-    ));
+    assert!(matches!(effects.last(), Some(Effect::Draft { ban: Some(_) })));
     let mut machine = calling();
     let reason = FinishReason::ContextFull;
-    let effects = machine.on(Event::CloudStopped {
-        attempt: machine.last_attempt(),
-        reason,
-    });
-    assert!(matches!(
-        effects.last(),
-        Some(Effect::Draft { ban: Some(_) })
-    ));
+    let effects = machine.on(Event::CloudStopped { attempt: machine.last_attempt(), reason });
+    assert!(matches!(effects.last(), Some(Effect::Draft { ban: Some(_) })));
 }
 
 #[test]
 fn an_unknown_prefix_is_sent_from_where_both_agree_then_from_zero() {
     let mut machine = calling();
     accept(&mut machine, 2);
-    let agreed = Refusal::PrefixUnknown {
-        have_tokens: 1,
-        have_hash: prefix_hash(&PROMPT[..1]),
-    };
+    let agreed = Refusal::PrefixUnknown { have_tokens: 1, have_hash: prefix_hash(&PROMPT[..1]) };
     let effects = refuse(&mut machine, agreed.clone());
     let first = order(&effects);
     assert_eq!(
@@ -166,13 +116,7 @@ fn an_unknown_prefix_is_sent_from_where_both_agree_then_from_zero() {
         (1, &PROMPT[1..], false)
     );
     let effects = refuse(&mut machine, agreed.clone());
-    assert_eq!(
-        (
-            order(&effects).base_tokens,
-            order(&effects).delta.as_slice()
-        ),
-        (0, PROMPT)
-    );
+    assert_eq!((order(&effects).base_tokens, order(&effects).delta.as_slice()), (0, PROMPT));
     assert!(is_alone(&refuse(&mut machine, agreed)));
     assert_eq!(machine.account().resyncs, 2);
 }
@@ -182,13 +126,7 @@ fn a_prefix_that_only_looks_alike_is_not_agreed_on() {
     for (have_tokens, ids) in [(1, &[9][..]), (3, &[500, 501, 502])] {
         let mut machine = calling();
         let have_hash = prefix_hash(ids);
-        let effects = refuse(
-            &mut machine,
-            Refusal::PrefixUnknown {
-                have_tokens,
-                have_hash,
-            },
-        );
+        let effects = refuse(&mut machine, Refusal::PrefixUnknown { have_tokens, have_hash });
         assert_eq!(order(&effects).base_tokens, 0);
     }
 }
@@ -198,26 +136,13 @@ fn a_cut_stream_is_taken_up_for_the_rest() {
     let mut machine = calling();
     accept(&mut machine, 2);
     token(&mut machine, 2);
-    let effects = machine.on(Event::Cut {
-        attempt: Attempt::new(1),
-    });
+    let effects = machine.on(Event::Cut { attempt: Attempt::new(1) });
     let again = order(&effects);
-    assert_eq!(
-        (again.attempt, again.base_tokens, again.max_tokens),
-        (Attempt::new(2), 3, 3)
-    );
+    assert_eq!((again.attempt, again.base_tokens, again.max_tokens), (Attempt::new(2), 3, 3));
     assert!(again.delta.is_empty());
     // What the first attempt still says is dropped.
-    let late = CloudToken {
-        id: 1,
-        log_probability: 0.0,
-        position: 3,
-    };
-    let late = Event::CloudToken {
-        attempt: Attempt::new(1),
-        token: late,
-        bytes: vec![b'y'],
-    };
+    let late = CloudToken { id: 1, log_probability: 0.0, position: 3 };
+    let late = Event::CloudToken { attempt: Attempt::new(1), token: late, bytes: vec![b'y'] };
     assert_eq!(machine.on(late), []);
     assert_eq!(machine.account().llm_tokens, 1);
 }
@@ -242,9 +167,7 @@ fn a_cut_after_the_last_token_is_no_loss() {
 fn retries_after_cuts_are_bounded() {
     let mut machine = calling();
     let mut attempts = 1;
-    while !is_alone(&machine.on(Event::Cut {
-        attempt: machine.last_attempt(),
-    })) {
+    while !is_alone(&machine.on(Event::Cut { attempt: machine.last_attempt() })) {
         attempts += 1;
     }
     assert_eq!(attempts, 1 + settings(Policy::Learned).retries_max);
@@ -265,12 +188,7 @@ fn a_token_out_of_order_or_too_many_counts_as_a_cut() {
     let mut machine = calling();
     accept(&mut machine, 2);
     let effects = token(&mut machine, 3);
-    assert_eq!(
-        effects[0],
-        Effect::HangUp {
-            attempt: Attempt::new(1)
-        }
-    );
+    assert_eq!(effects[0], Effect::HangUp { attempt: Attempt::new(1) });
     assert_eq!(order(&effects).max_tokens, 4);
     let mut machine = calling();
     accept(&mut machine, 2);
@@ -283,12 +201,7 @@ fn a_token_out_of_order_or_too_many_counts_as_a_cut() {
 fn a_length_that_is_not_ours_ends_the_call() {
     let mut machine = calling();
     let effects = accept(&mut machine, 5);
-    assert_eq!(
-        effects[0],
-        Effect::HangUp {
-            attempt: Attempt::new(1)
-        }
-    );
+    assert_eq!(effects[0], Effect::HangUp { attempt: Attempt::new(1) });
     assert!(is_alone(&effects));
 }
 
@@ -298,14 +211,8 @@ fn draining_goes_on_elsewhere_with_what_is_left() {
     accept(&mut machine, 2);
     token(&mut machine, 2);
     let attempt = machine.last_attempt();
-    let effects = machine.on(Event::CloudStopped {
-        attempt,
-        reason: FinishReason::Draining,
-    });
-    assert_eq!(
-        (order(&effects).route, order(&effects).max_tokens),
-        (Route::Next, 3)
-    );
+    let effects = machine.on(Event::CloudStopped { attempt, reason: FinishReason::Draining });
+    assert_eq!((order(&effects).route, order(&effects).max_tokens), (Route::Next, 3));
 }
 
 #[test]
@@ -322,10 +229,7 @@ fn every_other_stop_and_time_hand_the_baton_back() {
         let mut machine = calling();
         let time_up = matches!(event, Event::TimeUp { .. });
         let effects = machine.on(event);
-        assert!(
-            is_alone(&effects) && machine.account().degraded,
-            "{effects:?}"
-        );
+        assert!(is_alone(&effects) && machine.account().degraded, "{effects:?}");
         assert_eq!(effects.contains(&Effect::HangUp { attempt }), time_up);
     }
 }
@@ -336,12 +240,7 @@ fn cancelling_hangs_up_and_keeps_what_arrived() {
     accept(&mut machine, 2);
     token(&mut machine, 2);
     let effects = machine.on(Event::Cancelled);
-    assert_eq!(
-        effects.first(),
-        Some(&Effect::HangUp {
-            attempt: Attempt::new(1)
-        })
-    );
+    assert_eq!(effects.first(), Some(&Effect::HangUp { attempt: Attempt::new(1) }));
     assert_eq!(effects.last(), Some(&Effect::Finish(Ending::Cancelled)));
     assert_eq!(machine.transcript().reader_text(), "x");
     assert_eq!(machine.on(Event::Cancelled), []);
@@ -363,10 +262,7 @@ fn warm_syncs_that_fail_stop_and_degrade_nothing() {
     for reply in [
         Reply::Event(|attempt| Event::Cut { attempt }),
         Reply::Event(|attempt| Event::LinkDown { attempt }),
-        Reply::Event(|attempt| Event::Refused {
-            attempt,
-            refusal: Refusal::TooLate,
-        }),
+        Reply::Event(|attempt| Event::Refused { attempt, refusal: Refusal::TooLate }),
     ] {
         let mut settings = settings(Policy::Learned);
         settings.warm_sync_tokens = Some(1);

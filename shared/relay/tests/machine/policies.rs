@@ -8,10 +8,7 @@ use relay::policy::Policy;
 
 use crate::world::{Reply, World, settings};
 
-const ENTROPY: Policy = Policy::Entropy {
-    threshold_nats: 1.0,
-    call_tokens: 2,
-};
+const ENTROPY: Policy = Policy::Entropy { threshold_nats: 1.0, call_tokens: 2 };
 const DOWN: Reply = Reply::Event(|attempt| Event::LinkDown { attempt });
 
 fn unsure_at(index: usize) -> impl Fn(usize, &mut relay::event::Drafted) {
@@ -21,9 +18,8 @@ fn unsure_at(index: usize) -> impl Fn(usize, &mut relay::event::Drafted) {
 #[test]
 fn entropy_sets_the_draft_aside_and_drops_it_once_a_token_comes() {
     let llm = &[Reply::Write(&["x", "y"], Length)];
-    let world = World::new(settings(ENTROPY), &["a", "b", "c"], llm)
-        .with_drafts(unsure_at(1))
-        .run();
+    let world =
+        World::new(settings(ENTROPY), &["a", "b", "c"], llm).with_drafts(unsure_at(1)).run();
     assert_eq!((world.reader(), world.dropped_drafts), ("axyc".into(), 1));
     assert_eq!(world.cloud(), "axyc");
     assert_eq!(world.vocabulary.decode(&world.orders[0].delta), "a");
@@ -31,19 +27,15 @@ fn entropy_sets_the_draft_aside_and_drops_it_once_a_token_comes() {
 
 #[test]
 fn without_a_token_the_draft_is_taken_without_deciding_again() {
-    let world = World::new(settings(ENTROPY), &["a", "b", "c"], &[DOWN])
-        .with_drafts(unsure_at(1))
-        .run();
+    let world =
+        World::new(settings(ENTROPY), &["a", "b", "c"], &[DOWN]).with_drafts(unsure_at(1)).run();
     assert_eq!((world.reader(), world.dropped_drafts), ("abc".into(), 0));
     assert_eq!(world.orders.len(), 1);
 }
 
 #[test]
 fn an_end_of_text_may_be_overruled_by_a_call() {
-    let every = Policy::Every {
-        period_tokens: 1,
-        call_tokens: 1,
-    };
+    let every = Policy::Every { period_tokens: 1, call_tokens: 1 };
     let llm = &[Reply::Write(&["x"], Length), Reply::Write(&[], EndOfText)];
     // "a" is taken, the end of text is set aside and dropped; after "x" the SLM writes on.
     let world = World::new(settings(every), &["a"], llm).run();
@@ -53,10 +45,7 @@ fn an_end_of_text_may_be_overruled_by_a_call() {
 
 #[test]
 fn every_counts_from_the_last_leg() {
-    let every = Policy::Every {
-        period_tokens: 2,
-        call_tokens: 1,
-    };
+    let every = Policy::Every { period_tokens: 2, call_tokens: 1 };
     let llm = &[Reply::Write(&["x"], Length), Reply::Write(&["y"], Length)];
     let world = World::new(settings(every), &["a", "b", "-", "c", "d", "-"], llm).run();
     assert_eq!(world.reader(), "abxcdy");
@@ -64,10 +53,7 @@ fn every_counts_from_the_last_leg() {
 
 #[test]
 fn random_fires_below_its_probability() {
-    let random = Policy::Random {
-        probability: 0.5,
-        call_tokens: 1,
-    };
+    let random = Policy::Random { probability: 0.5, call_tokens: 1 };
     let llm = &[Reply::Write(&["x"], Length)];
     let world = World::new(settings(random), &["a", "b"], llm)
         .with_drafts(|index, drafted| drafted.draw = if index == 1 { 0.49 } else { 0.5 })
@@ -77,21 +63,10 @@ fn random_fires_below_its_probability() {
 
 #[test]
 fn never_calls_never_and_masks_the_command() {
-    let world = World::new(
-        settings(Policy::Never),
-        &["<call>5</call>", "<ca", "t"],
-        &[],
-    )
-    .run();
-    assert_eq!(
-        (world.reader(), world.orders.len()),
-        ("<call>5</call><cat".into(), 0)
-    );
+    let world = World::new(settings(Policy::Never), &["<call>5</call>", "<ca", "t"], &[]).run();
+    assert_eq!((world.reader(), world.orders.len()), ("<call>5</call><cat".into(), 0));
     let held: Vec<_> = world.bans.iter().map(|ban| ban.clone().unwrap()).collect();
-    assert_eq!(
-        held,
-        [b"".to_vec(), b"".to_vec(), b"<ca".to_vec(), b"".to_vec()]
-    );
+    assert_eq!(held, [b"".to_vec(), b"".to_vec(), b"<ca".to_vec(), b"".to_vec()]);
 }
 
 #[test]
@@ -99,10 +74,7 @@ fn always_is_the_llm_alone_until_it_ends() {
     let mut settings = settings(Policy::Always);
     settings.budget.call_tokens_max = 2;
     settings.on_cloud_end = OnCloudEnd::Resume;
-    let llm = &[
-        Reply::Write(&["x", "y"], Length),
-        Reply::Write(&["z"], EndOfText),
-    ];
+    let llm = &[Reply::Write(&["x", "y"], Length), Reply::Write(&["z"], EndOfText)];
     let world = World::new(settings, &["never"], llm).run();
     assert_eq!((world.reader(), world.bans.len()), ("xyz".into(), 0));
     assert_eq!(world.ending, Some(Ending::CloudEndOfText));
@@ -119,10 +91,8 @@ fn after_a_failure_the_slm_cools_down() {
     assert_eq!(banned, [false, true, true, false, false]);
     assert!(world.machine.account().degraded);
 
-    let mut settings = crate::world::settings(Policy::Entropy {
-        threshold_nats: 0.0,
-        call_tokens: 1,
-    });
+    let mut settings =
+        crate::world::settings(Policy::Entropy { threshold_nats: 0.0, call_tokens: 1 });
     settings.cool_down_tokens = 2;
     let llm = &[DOWN, Reply::Write(&["x"], Length), DOWN];
     let world = World::new(settings, &["a", "b", "-"], llm).run();
@@ -137,11 +107,8 @@ fn warm_syncs_ship_settled_ids_ahead() {
     let ok = Reply::Write(&[], Length);
     let llm = &[ok.clone(), ok, Reply::Write(&["x"], Length)];
     let world = World::new(settings, &["a", "b", "<call>1</call>"], llm).run();
-    let shipped: Vec<(u32, usize)> = world
-        .orders
-        .iter()
-        .map(|order| (order.max_tokens, order.delta.len()))
-        .collect();
+    let shipped: Vec<(u32, usize)> =
+        world.orders.iter().map(|order| (order.max_tokens, order.delta.len())).collect();
     // The prompt at the start, then "a" and "b"; the call itself has nothing left to ship.
     assert_eq!(shipped, [(0, 2), (0, 2), (1, 0)]);
     assert_eq!(world.machine.account().calls, 1);

@@ -16,20 +16,11 @@ use crate::world::{CONTROL, END, PROMPT, settings};
 /// What a driver might feed, relative to what the machine last asked for.
 #[derive(Clone, Debug)]
 enum Step {
-    Draft {
-        text: usize,
-        entropy: f32,
-        draw: f64,
-    },
+    Draft { text: usize, entropy: f32, draw: f64 },
     End,
     Tokenised,
-    Accepted {
-        lie: bool,
-    },
-    Token {
-        gap: u32,
-        stale: bool,
-    },
+    Accepted { lie: bool },
+    Token { gap: u32, stale: bool },
     Stopped(FinishReason),
     Refused(Refusal),
     Cut,
@@ -62,12 +53,8 @@ const TEXTS: &[&str] = &[
 ];
 
 fn step() -> impl Strategy<Value = Step> {
-    let draft =
-        (0..TEXTS.len(), 0f32..2.0, 0f64..1.0).prop_map(|(text, entropy, draw)| Step::Draft {
-            text,
-            entropy,
-            draw,
-        });
+    let draft = (0..TEXTS.len(), 0f32..2.0, 0f64..1.0)
+        .prop_map(|(text, entropy, draw)| Step::Draft { text, entropy, draw });
     prop_oneof![
         30 => draft,
         8 => Just(Step::Tokenised),
@@ -99,11 +86,9 @@ fn finish_reason() -> impl Strategy<Value = FinishReason> {
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
-    let prefix =
-        (0u32..20, any::<[u8; 16]>()).prop_map(|(have_tokens, hash)| Refusal::PrefixUnknown {
-            have_tokens,
-            have_hash: PrefixHash::new(hash),
-        });
+    let prefix = (0u32..20, any::<[u8; 16]>()).prop_map(|(have_tokens, hash)| {
+        Refusal::PrefixUnknown { have_tokens, have_hash: PrefixHash::new(hash) }
+    });
     prop_oneof![
         prefix,
         (0u64..200).prop_map(|highest| Refusal::StaleAttempt { highest }),
@@ -113,10 +98,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
             Refusal::Draining,
             Refusal::TooLate,
             Refusal::ContextFull { context_tokens: 5 },
-            Refusal::Overloaded {
-                retry_after_ms: 1,
-                advised_tokens: 1
-            },
+            Refusal::Overloaded { retry_after_ms: 1, advised_tokens: 1 },
         ]),
     ]
 }
@@ -130,36 +112,17 @@ fn any_settings() -> impl Strategy<Value = MachineSettings> {
         1 => Just(Policy::Never),
         1 => Just(Policy::Always),
     ];
-    (
-        policy,
-        any::<bool>(),
-        0u32..4,
-        prop::option::of(0u32..4),
-        1u32..60,
-        0u32..12,
+    (policy, any::<bool>(), 0u32..4, prop::option::of(0u32..4), 1u32..60, 0u32..12).prop_map(
+        |(policy, resume, cool_down_tokens, warm_sync_tokens, response_tokens_max, calls_max)| {
+            let mut settings = settings(policy);
+            settings.on_cloud_end = if resume { OnCloudEnd::Resume } else { OnCloudEnd::Finish };
+            settings.cool_down_tokens = cool_down_tokens;
+            settings.warm_sync_tokens = warm_sync_tokens;
+            settings.budget.response_tokens_max = response_tokens_max;
+            settings.budget.calls_max = calls_max;
+            settings
+        },
     )
-        .prop_map(
-            |(
-                policy,
-                resume,
-                cool_down_tokens,
-                warm_sync_tokens,
-                response_tokens_max,
-                calls_max,
-            )| {
-                let mut settings = settings(policy);
-                settings.on_cloud_end = if resume {
-                    OnCloudEnd::Resume
-                } else {
-                    OnCloudEnd::Finish
-                };
-                settings.cool_down_tokens = cool_down_tokens;
-                settings.warm_sync_tokens = warm_sync_tokens;
-                settings.budget.response_tokens_max = response_tokens_max;
-                settings.budget.calls_max = calls_max;
-                settings
-            },
-        )
 }
 
 /// Keeps what a driver would: the newest attempt, bytes to tokenise, and what was shown.
@@ -195,10 +158,7 @@ impl Driver {
 
     fn feed(&mut self, event: &Event) {
         let effects = self.machine.on(event.clone());
-        assert!(
-            !self.finished || effects.is_empty(),
-            "{effects:?} after the end"
-        );
+        assert!(!self.finished || effects.is_empty(), "{effects:?} after the end");
         for effect in effects {
             match effect {
                 Effect::Call(order) | Effect::WarmSync(order) => {
@@ -217,14 +177,8 @@ impl Driver {
         }
         assert_eq!(broken(&self.machine), None, "after {event:?}");
         let transcript = self.machine.transcript();
-        assert!(
-            transcript.edge_ids().starts_with(&self.edge),
-            "the edge view only grows"
-        );
-        assert!(
-            transcript.cloud_ids().starts_with(&self.cloud),
-            "the cloud view only grows"
-        );
+        assert!(transcript.edge_ids().starts_with(&self.edge), "the edge view only grows");
+        assert!(transcript.cloud_ids().starts_with(&self.cloud), "the cloud view only grows");
         assert_eq!(transcript.reader_text(), self.shown, "what is shown stays");
         self.edge = transcript.edge_ids().to_vec();
         self.cloud = transcript.cloud_ids().to_vec();
@@ -239,35 +193,15 @@ impl Driver {
         let attempt = self.newest;
         let length = u32::try_from(self.view().len()).unwrap();
         match step.clone() {
-            Step::Draft {
-                text,
-                entropy,
-                draw,
-            } => {
+            Step::Draft { text, entropy, draw } => {
                 let bytes = TEXTS[text].as_bytes().to_vec();
-                let id = if bytes.is_empty() {
-                    CONTROL
-                } else {
-                    1000 + u32::try_from(text).unwrap()
-                };
-                Event::Drafted(Drafted {
-                    id,
-                    bytes,
-                    ends_text: false,
-                    entropy_nats: entropy,
-                    draw,
-                })
+                let id =
+                    if bytes.is_empty() { CONTROL } else { 1000 + u32::try_from(text).unwrap() };
+                Event::Drafted(Drafted { id, bytes, ends_text: false, entropy_nats: entropy, draw })
             }
-            Step::End => Event::Drafted(Drafted {
-                id: END,
-                ends_text: true,
-                ..Drafted::default()
-            }),
+            Step::End => Event::Drafted(Drafted { id: END, ends_text: true, ..Drafted::default() }),
             Step::Tokenised => Event::Tokenised {
-                ids: std::mem::take(&mut self.to_tokenise)
-                    .into_iter()
-                    .map(u32::from)
-                    .collect(),
+                ids: std::mem::take(&mut self.to_tokenise).into_iter().map(u32::from).collect(),
             },
             Step::Accepted { lie } => Event::Accepted {
                 attempt,
@@ -279,16 +213,8 @@ impl Driver {
             },
             Step::Token { gap, stale } => {
                 let number = attempt.number().saturating_sub(u64::from(stale));
-                let token = CloudToken {
-                    id: 2000,
-                    log_probability: 0.0,
-                    position: length + gap,
-                };
-                Event::CloudToken {
-                    attempt: Attempt::new(number),
-                    token,
-                    bytes: b"L".to_vec(),
-                }
+                let token = CloudToken { id: 2000, log_probability: 0.0, position: length + gap };
+                Event::CloudToken { attempt: Attempt::new(number), token, bytes: b"L".to_vec() }
             }
             Step::Stopped(reason) => Event::CloudStopped { attempt, reason },
             Step::Refused(refusal) => Event::Refused { attempt, refusal },

@@ -10,10 +10,8 @@ use relay::refusal::Refusal;
 use crate::world::{CONTROL, PROMPT, Reply, World, settings};
 
 const LLM: &[Reply] = &[Reply::Write(&[" b", " c"], Length)];
-const REFUSE: &[Reply] = &[Reply::Event(|attempt| Event::Refused {
-    attempt,
-    refusal: Refusal::TooLate,
-})];
+const REFUSE: &[Reply] =
+    &[Reply::Event(|attempt| Event::Refused { attempt, refusal: Refusal::TooLate })];
 
 fn run(slm: &[&str], replies: &[Reply]) -> World {
     World::new(settings(Policy::Learned), slm, replies).run()
@@ -60,10 +58,7 @@ fn a_call_at_every_split() {
         assert_eq!(world.reader(), world.cloud(), "{tokens:?}");
         assert_eq!(world.edge().replace(" b c", ""), text, "{tokens:?}");
         let asked = &world.orders[0];
-        assert_eq!(
-            (asked.max_tokens, asked.base_tokens, asked.opens_call),
-            (2, 0, true)
-        );
+        assert_eq!((asked.max_tokens, asked.base_tokens, asked.opens_call), (2, 0, true));
         assert_eq!(world.vocabulary.decode(&asked.delta), "a", "{tokens:?}");
         assert_eq!(world.ending, Some(Ending::EndOfText));
         assert_eq!(world.machine.account().llm_tokens, 2);
@@ -81,11 +76,7 @@ fn without_a_cloud_token_blanks_and_tail_return_at_every_split() {
     }
     for tokens in splits("a <call>0</call> .") {
         let world = run(&tokens, &[]);
-        assert_eq!(
-            (world.cloud(), world.reader()),
-            ("a  .".into(), "a  .".into()),
-            "{tokens:?}"
-        );
+        assert_eq!((world.cloud(), world.reader()), ("a  .".into(), "a  .".into()), "{tokens:?}");
         assert_eq!(world.machine.account().zero_commands, 1);
     }
 }
@@ -105,24 +96,11 @@ fn text_that_is_no_command_is_kept_at_every_split() {
             let world = run(&tokens, &[]);
             assert_eq!(world.reader(), text, "{tokens:?}");
             let views = world.machine.transcript();
-            assert_eq!(
-                views.cloud_answer_ids(),
-                views.edge_answer_ids(),
-                "{tokens:?}"
-            );
+            assert_eq!(views.cloud_answer_ids(), views.edge_answer_ids(), "{tokens:?}");
         }
     }
-    assert_eq!(
-        run(&["<call>x</call>"], &[])
-            .machine
-            .account()
-            .malformed_commands,
-        1
-    );
-    assert_eq!(
-        run(&[" <call>5"], &[]).machine.account().unclosed_commands,
-        1
-    );
+    assert_eq!(run(&["<call>x</call>"], &[]).machine.account().malformed_commands, 1);
+    assert_eq!(run(&[" <call>5"], &[]).machine.account().unclosed_commands, 1);
 }
 
 #[test]
@@ -152,10 +130,7 @@ fn text_of_the_prompt_and_of_the_llm_commands_nothing() {
 fn blanks_of_a_leg_are_not_taken_by_the_next_command() {
     let llm = &[Reply::Write(&["b "], Length), Reply::Write(&["d"], Length)];
     let world = run(&["<call>1</call>", "<call>1</call>"], llm);
-    assert_eq!(
-        (world.reader(), world.cloud()),
-        ("b d".into(), "b d".into())
-    );
+    assert_eq!((world.reader(), world.cloud()), ("b d".into(), "b d".into()));
 }
 
 #[test]
@@ -171,10 +146,7 @@ fn a_control_token_breaks_a_command_and_stays_out_of_the_reader_view() {
 fn command_tokens_never_enter_the_cloud_view() {
     let mut settings = settings(Policy::Learned);
     let mut world = World::new(settings.clone(), &[], &[]);
-    let tags = [
-        world.vocabulary.id(b"<call>"),
-        world.vocabulary.id(b"</call>"),
-    ];
+    let tags = [world.vocabulary.id(b"<call>"), world.vocabulary.id(b"</call>")];
     settings.command_tokens = tags.to_vec();
     let world = World::new(settings, &["<call>", "x", "</call>", "<call>", "7"], &[]).run();
     assert_eq!(world.cloud(), "<call>x</call><call>7");
@@ -185,11 +157,7 @@ fn command_tokens_never_enter_the_cloud_view() {
 #[test]
 fn the_reader_is_shown_text_as_soon_as_it_is_no_command_and_in_order() {
     let world = run(&["a", " <ca", "t <call>2</call>"], LLM);
-    let emitted: Vec<&str> = world
-        .emitted
-        .iter()
-        .map(|(_, text)| text.as_str())
-        .collect();
+    let emitted: Vec<&str> = world.emitted.iter().map(|(_, text)| text.as_str()).collect();
     assert_eq!(emitted, ["a", " <cat", " b", " c"]);
 }
 
@@ -201,10 +169,7 @@ fn a_character_split_between_authors_belongs_to_the_leg_that_completes_it() {
         &["x", "<call>1</call>"],
         &[
             Reply::Event(euro_end),
-            Reply::Event(|attempt| Event::CloudStopped {
-                attempt,
-                reason: Length,
-            }),
+            Reply::Event(|attempt| Event::CloudStopped { attempt, reason: Length }),
         ],
     );
     world = world.with_drafts(|index, drafted| {
@@ -219,38 +184,21 @@ fn a_character_split_between_authors_belongs_to_the_leg_that_completes_it() {
 }
 
 fn euro_end(attempt: relay::ids::Attempt) -> Event {
-    let token = relay::call::CloudToken {
-        id: 700,
-        log_probability: 0.0,
-        position: 3,
-    };
-    Event::CloudToken {
-        attempt,
-        token,
-        bytes: vec![0xac],
-    }
+    let token = relay::call::CloudToken { id: 700, log_probability: 0.0, position: 3 };
+    Event::CloudToken { attempt, token, bytes: vec![0xac] }
 }
 
 #[test]
 fn the_llm_ends_the_text() {
     let ends = &[Reply::Write(&[" b"], EndOfText)];
     let world = run(&["a", " <call>5</call>", "z"], ends);
-    assert_eq!(
-        (world.reader(), world.ending),
-        ("a b".into(), Some(Ending::CloudEndOfText))
-    );
+    assert_eq!((world.reader(), world.ending), ("a b".into(), Some(Ending::CloudEndOfText)));
     let resume = |settings: &mut MachineSettings| settings.on_cloud_end = OnCloudEnd::Resume;
     let world = run_with(resume, &["a", " <call>5</call>", "z"], ends);
-    assert_eq!(
-        (world.reader(), world.ending),
-        ("a bz".into(), Some(Ending::EndOfText))
-    );
+    assert_eq!((world.reader(), world.ending), ("a bz".into(), Some(Ending::EndOfText)));
     let at_once = &[Reply::Write(&[], EndOfText)];
     let world = run(&["a", " <call>5</call>!", "z"], at_once);
-    assert_eq!(
-        (world.reader(), world.cloud()),
-        ("a !".into(), "a !".into())
-    );
+    assert_eq!((world.reader(), world.cloud()), ("a !".into(), "a !".into()));
     assert_eq!(world.ending, Some(Ending::CloudEndOfText));
     assert!(!world.machine.account().degraded);
 }
@@ -259,16 +207,9 @@ fn the_llm_ends_the_text() {
 fn the_response_budget_ends_the_answer() {
     let short = |settings: &mut MachineSettings| settings.budget.response_tokens_max = 3;
     let world = run_with(short, &["a", "b", "<call>9", "</call>"], &[]);
-    assert_eq!(
-        (world.reader(), world.ending),
-        ("ab<call>9".into(), Some(Ending::Length))
-    );
+    assert_eq!((world.reader(), world.ending), ("ab<call>9".into(), Some(Ending::Length)));
     // Two of three are spent when the call is made: one may be asked for.
-    let world = run_with(
-        short,
-        &["a", "<call>9</call>"],
-        &[Reply::Write(&["b"], Length)],
-    );
+    let world = run_with(short, &["a", "<call>9</call>"], &[Reply::Write(&["b"], Length)]);
     assert_eq!(world.orders[0].max_tokens, 1);
     assert_eq!(world.ending, Some(Ending::Length));
 }
@@ -280,14 +221,8 @@ fn grants_are_bound_by_every_limit() {
         world.orders.first().map(|order| order.max_tokens)
     };
     assert_eq!(asked(|_| ()), Some(32));
-    assert_eq!(
-        asked(|settings| settings.budget.call_tokens_max = 7),
-        Some(7)
-    );
-    assert_eq!(
-        asked(|settings| settings.budget.cloud_tokens_max = 3),
-        Some(3)
-    );
+    assert_eq!(asked(|settings| settings.budget.call_tokens_max = 7), Some(7));
+    assert_eq!(asked(|settings| settings.budget.cloud_tokens_max = 3), Some(3));
     assert_eq!(asked(|settings| settings.budget.calls_max = 0), None);
     let mut world = World::new(settings(Policy::Learned), &["<call>9999</call>"], LLM);
     world.machine.limit_call_tokens(5);
@@ -299,10 +234,7 @@ fn grants_are_bound_by_every_limit() {
 
 #[test]
 fn the_second_call_ships_only_what_is_new() {
-    let llm = &[
-        Reply::Write(&[" b", " c"], Length),
-        Reply::Write(&[" e"], Length),
-    ];
+    let llm = &[Reply::Write(&[" b", " c"], Length), Reply::Write(&[" e"], Length)];
     let world = run(&["a", "<call>2</call>", "d", "<call>1</call>"], llm);
     let second = &world.orders[1];
     assert_eq!(second.base_tokens as usize, PROMPT.len() + 3);

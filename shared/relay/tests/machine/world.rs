@@ -87,10 +87,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(settings: MachineSettings, slm: &[&str], replies: &[Reply]) -> Self {
         let mut vocabulary = Vocabulary::default();
-        let slm = slm
-            .iter()
-            .map(|text| draft(&mut vocabulary, text.as_bytes()))
-            .collect();
+        let slm = slm.iter().map(|text| draft(&mut vocabulary, text.as_bytes())).collect();
         Self {
             machine: Machine::new(settings),
             vocabulary,
@@ -107,21 +104,14 @@ impl World {
 
     /// Edits the SLM's tokens before the run.
     pub(crate) fn with_drafts(mut self, edit: impl Fn(usize, &mut Drafted)) -> Self {
-        self.slm
-            .iter_mut()
-            .enumerate()
-            .for_each(|(index, drafted)| edit(index, drafted));
+        self.slm.iter_mut().enumerate().for_each(|(index, drafted)| edit(index, drafted));
         self
     }
 
     /// Runs the answer to its end.
     pub(crate) fn run(mut self) -> Self {
         let prompt = PROMPT.to_vec();
-        let start = Start {
-            edge_prompt: prompt.clone(),
-            cloud_prompt: prompt,
-            ..Start::default()
-        };
+        let start = Start { edge_prompt: prompt.clone(), cloud_prompt: prompt, ..Start::default() };
         self.feed(Event::Started(start));
         self
     }
@@ -132,13 +122,11 @@ impl World {
 
     /// The cloud view after the prompt, as text.
     pub(crate) fn cloud(&self) -> String {
-        self.vocabulary
-            .decode(self.machine.transcript().cloud_answer_ids())
+        self.vocabulary.decode(self.machine.transcript().cloud_answer_ids())
     }
 
     pub(crate) fn edge(&self) -> String {
-        self.vocabulary
-            .decode(self.machine.transcript().edge_answer_ids())
+        self.vocabulary.decode(self.machine.transcript().edge_answer_ids())
     }
 
     fn feed(&mut self, first: Event) {
@@ -156,18 +144,11 @@ impl World {
         match effect {
             Effect::Draft { ban } => {
                 self.bans.push(ban.map(|ban| ban.held));
-                let end = Drafted {
-                    id: END,
-                    ends_text: true,
-                    draw: 1.0,
-                    ..Drafted::default()
-                };
+                let end = Drafted { id: END, ends_text: true, draw: 1.0, ..Drafted::default() };
                 vec![Event::Drafted(self.slm.pop_front().unwrap_or(end))]
             }
             Effect::Tokenise { bytes } => {
-                vec![Event::Tokenised {
-                    ids: bytes.into_iter().map(u32::from).collect(),
-                }]
+                vec![Event::Tokenised { ids: bytes.into_iter().map(u32::from).collect() }]
             }
             Effect::Call(order) | Effect::WarmSync(order) => {
                 let events = self.reply(&order);
@@ -196,33 +177,19 @@ impl World {
 
     fn reply(&mut self, order: &CallOrder) -> Vec<Event> {
         let attempt = order.attempt;
-        let reply = self
-            .replies
-            .pop_front()
-            .expect("the script has a reply for each attempt");
+        let reply = self.replies.pop_front().expect("the script has a reply for each attempt");
         let (texts, last) = match reply {
             Reply::Event(make) => return vec![make(attempt)],
             Reply::Write(texts, reason) => (texts, Event::CloudStopped { attempt, reason }),
         };
         let length = order.base_tokens + u32::try_from(order.delta.len()).unwrap();
-        let accepted = Accepted {
-            length_tokens: length,
-            cached_tokens: 0,
-            prefilled_tokens: length,
-        };
+        let accepted =
+            Accepted { length_tokens: length, cached_tokens: 0, prefilled_tokens: length };
         let mut events = vec![Event::Accepted { attempt, accepted }];
         for (position, text) in (length..).zip(texts) {
             let id = self.vocabulary.id(text.as_bytes());
-            let token = CloudToken {
-                id,
-                log_probability: 0.0,
-                position,
-            };
-            events.push(Event::CloudToken {
-                attempt,
-                token,
-                bytes: text.as_bytes().to_vec(),
-            });
+            let token = CloudToken { id, log_probability: 0.0, position };
+            events.push(Event::CloudToken { attempt, token, bytes: text.as_bytes().to_vec() });
         }
         events.push(last);
         events
@@ -230,14 +197,6 @@ impl World {
 }
 
 fn draft(vocabulary: &mut Vocabulary, text: &[u8]) -> Drafted {
-    let id = if text.is_empty() {
-        CONTROL
-    } else {
-        vocabulary.id(text)
-    };
-    Drafted {
-        id,
-        bytes: text.to_vec(),
-        ..Drafted::default()
-    }
+    let id = if text.is_empty() { CONTROL } else { vocabulary.id(text) };
+    Drafted { id, bytes: text.to_vec(), ..Drafted::default() }
 }
