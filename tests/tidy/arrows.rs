@@ -79,13 +79,7 @@ const ARROWS: [Arrows; 11] = [
     Arrows {
         folder: "bench",
         package: "relay-bench",
-        ours: &[
-            "relay-edge",
-            "relay-cloud",
-            "relay-model",
-            "relay-kernels",
-            "relay-proto",
-        ],
+        ours: &["relay-edge", "relay-cloud", "relay-model", "relay-kernels", "relay-proto"],
         outside: Outside::Without(&[]),
     },
     Arrows {
@@ -128,11 +122,7 @@ fn dependencies(manifest: &Table) -> (BTreeSet<String>, BTreeSet<String>) {
 fn named(table: &Table, section: &str) -> Vec<String> {
     let entries = table.get(section).and_then(toml::Value::as_table);
     let name = |(key, value): (&String, &toml::Value)| {
-        value
-            .get("package")
-            .and_then(toml::Value::as_str)
-            .unwrap_or(key)
-            .to_owned()
+        value.get("package").and_then(toml::Value::as_str).unwrap_or(key).to_owned()
     };
     entries.into_iter().flatten().map(name).collect()
 }
@@ -155,30 +145,21 @@ fn forbidden(row: &Arrows, manifest: &Table) -> Vec<String> {
     };
     let product = product.iter().filter(|name| !allows(name, false));
     let tests = tests.iter().filter(|name| !allows(name, true));
-    product
-        .chain(tests)
-        .map(|name| format!("{} may not use {name}", row.package))
-        .collect()
+    product.chain(tests).map(|name| format!("{} may not use {name}", row.package)).collect()
 }
 
 fn manifest_of(folder: &str) -> Table {
     let path = root().join(folder).join("Cargo.toml");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    text.parse()
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Folders of the members that the root's manifest names, `shared/*` spelled out.
 fn member_folders() -> BTreeSet<String> {
     let manifest = manifest_of(".");
-    let members = manifest["workspace"]["members"]
-        .as_array()
-        .expect("members is an array");
+    let members = manifest["workspace"]["members"].as_array().expect("members is an array");
     let mut folders = BTreeSet::new();
-    for member in members
-        .iter()
-        .map(|member| member.as_str().expect("a member is a path"))
-    {
+    for member in members.iter().map(|member| member.as_str().expect("a member is a path")) {
         match member.strip_suffix("/*") {
             None => drop(folders.insert(member.to_owned())),
             Some(shelf) => folders.extend(folders_with_a_manifest(shelf)),
@@ -191,17 +172,13 @@ fn folders_with_a_manifest(shelf: &str) -> Vec<String> {
     let entries = std::fs::read_dir(root().join(shelf)).expect("the shelf can be read");
     let folders = entries.map(|entry| entry.expect("an entry can be read").path());
     let crates = folders.filter(|path| path.join("Cargo.toml").is_file());
-    crates
-        .filter_map(|path| Some(format!("{shelf}/{}", path.file_name()?.to_str()?)))
-        .collect()
+    crates.filter_map(|path| Some(format!("{shelf}/{}", path.file_name()?.to_str()?))).collect()
 }
 
 #[test]
 fn manifests_keep_to_the_arrows() {
-    let findings: Vec<String> = ARROWS
-        .iter()
-        .flat_map(|row| forbidden(row, &manifest_of(row.folder)))
-        .collect();
+    let findings: Vec<String> =
+        ARROWS.iter().flat_map(|row| forbidden(row, &manifest_of(row.folder))).collect();
     crate::assert_none("arrows between crates", &findings);
 }
 
@@ -210,21 +187,13 @@ fn the_table_names_every_member() {
     let table: BTreeSet<String> = ARROWS.iter().map(|row| row.folder.to_owned()).collect();
     assert_eq!(table, member_folders());
     for row in &ARROWS {
-        assert_eq!(
-            manifest_of(row.folder)["package"]["name"].as_str(),
-            Some(row.package)
-        );
+        assert_eq!(manifest_of(row.folder)["package"]["name"].as_str(), Some(row.package));
     }
 }
 
 #[test]
 fn a_forbidden_arrow_is_found() {
-    let row = |package| {
-        ARROWS
-            .iter()
-            .find(|row| row.package == package)
-            .expect("is in the table")
-    };
+    let row = |package| ARROWS.iter().find(|row| row.package == package).expect("is in the table");
     let cases = [
         ("relay", "[dependencies]\nthiserror = '2'\nserde = '1'", 1),
         ("relay", "[dev-dependencies]\nproptest = '1'", 0),
@@ -233,32 +202,17 @@ fn a_forbidden_arrow_is_found() {
         ("relay-model", "[dependencies]\nrelay.workspace = true", 1),
         ("relay-model", "[dev-dependencies]\ntokio-stream = '1'", 1),
         ("relay-edge", "[dependencies]\nrelay-cloud = '1'", 1),
-        (
-            "relay-edge",
-            "[dependencies]\nhidden = { package = 'relay-cloud', path = 'x' }",
-            1,
-        ),
+        ("relay-edge", "[dependencies]\nhidden = { package = 'relay-cloud', path = 'x' }", 1),
         ("relay-proto", "[build-dependencies]\ncandle-core = '1'", 1),
         ("xtask", "[dependencies]\nrelay = '1'", 1),
-        (
-            "relay-tests",
-            "[dependencies]\nrelay-cloud = '1'\nrelay-edge = '1'",
-            0,
-        ),
+        ("relay-tests", "[dependencies]\nrelay-cloud = '1'\nrelay-edge = '1'", 0),
     ];
     for (package, manifest, expected) in cases {
         let manifest = manifest.parse().expect("the sample is TOML");
-        assert_eq!(
-            forbidden(row(package), &manifest).len(),
-            expected,
-            "{package}: {manifest}"
-        );
+        assert_eq!(forbidden(row(package), &manifest).len(), expected, "{package}: {manifest}");
     }
     assert!(
-        forbidden(
-            row("relay-edge"),
-            &"[dependencies]\ntonic = '1'".parse().expect("TOML")
-        )
-        .is_empty()
+        forbidden(row("relay-edge"), &"[dependencies]\ntonic = '1'".parse().expect("TOML"))
+            .is_empty()
     );
 }

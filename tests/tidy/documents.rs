@@ -30,9 +30,7 @@ const REGISTRY_HOSTS: [&str; 8] = [
 fn record_numbers(paths: &[String]) -> Vec<String> {
     let mut findings = Vec::new();
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
-    let records = paths
-        .iter()
-        .filter_map(|path| path.strip_prefix("docs/adr/"));
+    let records = paths.iter().filter_map(|path| path.strip_prefix("docs/adr/"));
     for name in records.filter(|name| *name != "README.md") {
         match name.split_once('-') {
             Some((number, _))
@@ -57,10 +55,7 @@ fn links(markdown: &str) -> Vec<String> {
             fenced = !fenced;
         } else if !fenced {
             let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("``");
-            let ends = prose
-                .split("](")
-                .skip(1)
-                .filter_map(|rest| rest.split_once(')'));
+            let ends = prose.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
             targets.extend(ends.map(|(target, _)| target.trim().to_owned()));
         }
     }
@@ -102,10 +97,7 @@ fn machine_traces(file: &TextFile) -> Vec<String> {
 }
 
 fn sample(path: &str, text: &str) -> TextFile {
-    TextFile {
-        path: path.into(),
-        text: text.into(),
-    }
+    TextFile { path: path.into(), text: text.into() }
 }
 
 #[test]
@@ -115,11 +107,7 @@ fn decision_records_have_one_number_each() {
 
 #[test]
 fn a_shared_number_is_found() {
-    let bad = [
-        "docs/adr/0001-a.md",
-        "docs/adr/0001-b.md",
-        "docs/adr/notes.md",
-    ];
+    let bad = ["docs/adr/0001-a.md", "docs/adr/0001-b.md", "docs/adr/notes.md"];
     assert_eq!(record_numbers(&bad.map(String::from)).len(), 2);
     let good = ["docs/adr/0001-a.md", "docs/adr/0002-b.md", "docs/STYLE.md"];
     assert!(record_numbers(&good.map(String::from)).is_empty());
@@ -127,14 +115,10 @@ fn a_shared_number_is_found() {
 
 #[test]
 fn relative_links_lead_somewhere() {
-    let documents = text_files()
-        .into_iter()
-        .filter(|file| has_extension(&file.path, "md"));
+    let documents = text_files().into_iter().filter(|file| has_extension(&file.path, "md"));
     let findings: Vec<String> = documents
         .flat_map(|file| {
-            broken_links(&file, |path| {
-                root().join(path).try_exists().unwrap_or(false)
-            })
+            broken_links(&file, |path| root().join(path).try_exists().unwrap_or(false))
         })
         .collect();
     crate::assert_none("broken links", &findings);
@@ -143,17 +127,13 @@ fn relative_links_lead_somewhere() {
 #[test]
 fn a_link_to_nothing_is_found() {
     let text = "[a](gone.md#x) [b](here.md) [c](https://x) [d](#e) `[f](gone.md)`\n```\n[g](gone.md)\n```\n";
-    let found = broken_links(&sample("docs/a.md", text), |path| {
-        path == Path::new("docs/here.md")
-    });
+    let found = broken_links(&sample("docs/a.md", text), |path| path == Path::new("docs/here.md"));
     assert_eq!(found, ["docs/a.md: gone.md#x leads nowhere"]);
 }
 
 #[test]
 fn no_trace_of_a_machine() {
-    let files = text_files()
-        .into_iter()
-        .filter(|file| file.path != LOCK_FILE);
+    let files = text_files().into_iter().filter(|file| file.path != LOCK_FILE);
     let findings: Vec<String> = files.flat_map(|file| machine_traces(&file)).collect();
     crate::assert_none("paths of one machine, or hosts of a registry", &findings);
 }

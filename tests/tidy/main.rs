@@ -10,11 +10,7 @@
 //! | `packages.rs` | licences and bans of everything in the lock file |
 //! | `tree.rs`, `rust_text.rs` | which files there are; a Rust file without comments or tests |
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a rule that cannot be read has failed"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a rule that cannot be read has failed")]
 
 mod arrows;
 mod documents;

@@ -15,8 +15,7 @@ struct Package {
 
 fn read_toml(name: &str) -> Table {
     let text = std::fs::read_to_string(root().join(name)).expect("the file can be read");
-    text.parse()
-        .unwrap_or_else(|error| panic!("{name}: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn strings(value: &toml::Value, key: Option<&str>) -> Vec<String> {
@@ -38,10 +37,7 @@ fn banned_packages() -> Vec<String> {
 
 /// The machine this runs on, as rustc names it: packages of other platforms may not be there.
 fn host() -> String {
-    let rustc = Command::new("rustc")
-        .arg("-vV")
-        .output()
-        .expect("rustc runs");
+    let rustc = Command::new("rustc").arg("-vV").output().expect("rustc runs");
     let text = String::from_utf8(rustc.stdout).expect("rustc prints UTF-8");
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     host.expect("rustc names its host").to_owned()
@@ -51,29 +47,15 @@ fn host() -> String {
 fn packages() -> Vec<Package> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let metadata = Command::new(cargo)
-        .args([
-            "metadata",
-            "--offline",
-            "--locked",
-            "--format-version=1",
-            "--filter-platform",
-        ])
+        .args(["metadata", "--offline", "--locked", "--format-version=1", "--filter-platform"])
         .arg(host())
         .current_dir(root())
         .output()
         .expect("cargo runs");
-    assert!(
-        metadata.status.success(),
-        "{}",
-        String::from_utf8_lossy(&metadata.stderr)
-    );
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
     let metadata: Value = serde_json::from_slice(&metadata.stdout).expect("cargo prints JSON");
-    let packages = metadata["packages"]
-        .as_array()
-        .expect("packages is an array");
-    let foreign = packages
-        .iter()
-        .filter(|package| !package["source"].is_null());
+    let packages = metadata["packages"].as_array().expect("packages is an array");
+    let foreign = packages.iter().filter(|package| !package["source"].is_null());
     let read = |package: &Value| Package {
         name: package["name"].as_str().unwrap_or_default().to_owned(),
         licence: package["license"].as_str().unwrap_or_default().to_owned(),
@@ -91,21 +73,13 @@ fn unagreed(packages: &[Package], agreed: &[String]) -> Vec<String> {
 
 fn banned(lock: &Table, bans: &[String]) -> Vec<String> {
     let packages = lock["package"].as_array().expect("package is an array");
-    let names = packages
-        .iter()
-        .filter_map(|package| package["name"].as_str());
-    names
-        .filter(|name| bans.iter().any(|ban| ban == name))
-        .map(str::to_owned)
-        .collect()
+    let names = packages.iter().filter_map(|package| package["name"].as_str());
+    names.filter(|name| bans.iter().any(|ban| ban == name)).map(str::to_owned).collect()
 }
 
 /// Is an SPDX expression satisfied by licences of the list? (`/` is the old way to write OR.)
 fn is_agreed(expression: &str, agreed: &[String]) -> bool {
-    let spaced = expression
-        .replace('/', " OR ")
-        .replace('(', " ( ")
-        .replace(')', " ) ");
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let mut at = 0;
     let holds = any_of(&words, &mut at, agreed);
@@ -155,11 +129,7 @@ fn one_licence(words: &[&str], at: &mut usize, agreed: &[String]) -> bool {
 #[test]
 fn every_licence_is_on_the_agreed_list() {
     let packages = packages();
-    assert!(
-        packages.len() > 50,
-        "only {} packages: the list must be wrong",
-        packages.len()
-    );
+    assert!(packages.len() > 50, "only {} packages: the list must be wrong", packages.len());
     crate::assert_none(
         "licences not on deny.toml's list",
         &unagreed(&packages, &agreed_licences()),
@@ -187,10 +157,7 @@ fn a_licence_not_agreed_on_is_found() {
     for (expression, expected) in cases {
         assert_eq!(is_agreed(expression, &agreed), expected, "{expression}");
     }
-    let package = Package {
-        name: "x".into(),
-        licence: "GPL-3.0".into(),
-    };
+    let package = Package { name: "x".into(), licence: "GPL-3.0".into() };
     assert_eq!(unagreed(&[package], &agreed), ["x: \"GPL-3.0\""]);
 }
 
@@ -204,8 +171,6 @@ fn no_banned_package_is_locked() {
 
 #[test]
 fn a_banned_package_is_found() {
-    let lock = "[[package]]\nname = 'openssl'\n[[package]]\nname = 'ring'"
-        .parse()
-        .expect("TOML");
+    let lock = "[[package]]\nname = 'openssl'\n[[package]]\nname = 'ring'".parse().expect("TOML");
     assert_eq!(banned(&lock, &banned_packages()), ["openssl"]);
 }

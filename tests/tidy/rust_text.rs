@@ -4,10 +4,7 @@
 /// The text without comments and without what follows `#[cfg(test)]`; lines keep their numbers.
 pub(crate) fn product_code(source: &str) -> String {
     let code = without_comments(source);
-    match code
-        .lines()
-        .position(|line| line.trim_start().starts_with("#[cfg(test)]"))
-    {
+    match code.lines().position(|line| line.trim_start().starts_with("#[cfg(test)]")) {
         Some(first) => code.lines().take(first).collect::<Vec<_>>().join("\n"),
         None => code,
     }
@@ -83,10 +80,7 @@ fn raw_string_length(rest: &str) -> Option<usize> {
     let body = after[hashes..].strip_prefix('"')?;
     let end = format!("\"{}", "#".repeat(hashes));
     let opening = 1 + hashes + 1;
-    Some(
-        body.find(&end)
-            .map_or(rest.len(), |at| opening + at + end.len()),
-    )
+    Some(body.find(&end).map_or(rest.len(), |at| opening + at + end.len()))
 }
 
 /// Length of a literal in these quotes, escapes skipped.

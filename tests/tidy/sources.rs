@@ -6,35 +6,21 @@ use crate::tree::{TextFile, has_extension, paths, text_files};
 /// The one file that spells the call command.
 const COMMAND_GRAMMAR: &str = "shared/relay/src/command.rs";
 /// Names that say where a thing was put instead of what it is.
-const EMPTY_NAMES: [&str; 6] = [
-    "mod.rs",
-    "utils.rs",
-    "common.rs",
-    "helpers.rs",
-    "misc.rs",
-    "types.rs",
-];
+const EMPTY_NAMES: [&str; 6] =
+    ["mod.rs", "utils.rs", "common.rs", "helpers.rs", "misc.rs", "types.rs"];
 /// Split, so that this file does not break its own rule.
-const UNFINISHED: [&str; 3] = [
-    concat!("to", "do!("),
-    concat!("db", "g!("),
-    concat!("unimple", "mented!("),
-];
+const UNFINISHED: [&str; 3] =
+    [concat!("to", "do!("), concat!("db", "g!("), concat!("unimple", "mented!(")];
 const UNFINISHED_NOTE: &str = concat!("FIX", "ME");
 
 fn rust_files() -> Vec<TextFile> {
-    text_files()
-        .into_iter()
-        .filter(|file| has_extension(&file.path, "rs"))
-        .collect()
+    text_files().into_iter().filter(|file| has_extension(&file.path, "rs")).collect()
 }
 
 /// Files that are tests, benches or examples as a whole.
 fn is_test_file(path: &str) -> bool {
     let folders = ["tests/", "benches/"];
-    folders
-        .iter()
-        .any(|folder| path.starts_with(folder) || path.contains(&format!("/{folder}")))
+    folders.iter().any(|folder| path.starts_with(folder) || path.contains(&format!("/{folder}")))
 }
 
 fn opening(files: &[TextFile]) -> Vec<String> {
@@ -42,10 +28,7 @@ fn opening(files: &[TextFile]) -> Vec<String> {
         .iter()
         .filter(|file| !file.text.starts_with("//! "))
         .map(|file| {
-            format!(
-                "{}: open with a `//!` comment: what it owns, what it must not know",
-                file.path
-            )
+            format!("{}: open with a `//!` comment: what it owns, what it must not know", file.path)
         })
         .collect()
 }
@@ -60,16 +43,12 @@ fn names(paths: &[String]) -> Vec<String> {
 
 fn command_text(files: &[TextFile]) -> Vec<String> {
     let mut findings = Vec::new();
-    for file in files
-        .iter()
-        .filter(|file| file.path != COMMAND_GRAMMAR && !is_test_file(&file.path))
+    for file in
+        files.iter().filter(|file| file.path != COMMAND_GRAMMAR && !is_test_file(&file.path))
     {
         for (line, text) in numbered(&product_code(&file.text)) {
             if text.contains("<call>") || text.contains("</call>") {
-                findings.push(format!(
-                    "{}:{line}: spelled out: use {COMMAND_GRAMMAR}",
-                    file.path
-                ));
+                findings.push(format!("{}:{line}: spelled out: use {COMMAND_GRAMMAR}", file.path));
             }
         }
     }
@@ -94,16 +73,11 @@ fn unfinished(files: &[TextFile]) -> Vec<String> {
 }
 
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line))
+    text.lines().enumerate().map(|(index, line)| (index + 1, line))
 }
 
 fn sample(path: &str, text: &str) -> Vec<TextFile> {
-    vec![TextFile {
-        path: path.into(),
-        text: text.into(),
-    }]
+    vec![TextFile { path: path.into(), text: text.into() }]
 }
 
 #[test]
@@ -113,10 +87,7 @@ fn every_file_opens_with_a_comment() {
 
 #[test]
 fn a_file_without_an_opening_comment_is_found() {
-    assert_eq!(
-        opening(&sample("a.rs", "use std::fs;\n//! late\n")).len(),
-        1
-    );
+    assert_eq!(opening(&sample("a.rs", "use std::fs;\n//! late\n")).len(), 1);
     assert!(opening(&sample("a.rs", "//! Owns a.\n")).is_empty());
 }
 
@@ -127,10 +98,7 @@ fn no_file_has_an_empty_name() {
 
 #[test]
 fn an_empty_name_is_found() {
-    assert_eq!(
-        names(&["edge/src/utils.rs".into(), "mod.rs".into()]).len(),
-        2
-    );
+    assert_eq!(names(&["edge/src/utils.rs".into(), "mod.rs".into()]).len(), 2);
     assert!(names(&["edge/src/my_utils.rs".into()]).is_empty());
 }
 
@@ -157,18 +125,8 @@ fn nothing_is_left_unfinished() {
 #[test]
 fn unfinished_code_is_found() {
     for left in UNFINISHED {
-        assert_eq!(
-            unfinished(&sample("a.rs", &format!("{left});"))).len(),
-            1,
-            "{left}"
-        );
-        assert!(
-            unfinished(&sample("a.rs", &format!("// {left});"))).is_empty(),
-            "{left}"
-        );
+        assert_eq!(unfinished(&sample("a.rs", &format!("{left});"))).len(), 1, "{left}");
+        assert!(unfinished(&sample("a.rs", &format!("// {left});"))).is_empty(), "{left}");
     }
-    assert_eq!(
-        unfinished(&sample("a.rs", &format!("// {UNFINISHED_NOTE}: x"))).len(),
-        1
-    );
+    assert_eq!(unfinished(&sample("a.rs", &format!("// {UNFINISHED_NOTE}: x"))).len(), 1);
 }

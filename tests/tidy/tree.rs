@@ -12,10 +12,7 @@ pub(crate) struct TextFile {
 
 /// The folder that holds the workspace's manifest.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ lies in the root")
-        .to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root").to_path_buf()
 }
 
 /// Paths of all files that are not ignored, relative to the root.
@@ -26,11 +23,7 @@ pub(crate) fn paths() -> Vec<String> {
         .current_dir(root())
         .output()
         .expect("git is needed to list the files of the tree");
-    assert!(
-        listing.status.success(),
-        "{}",
-        String::from_utf8_lossy(&listing.stderr)
-    );
+    assert!(listing.status.success(), "{}", String::from_utf8_lossy(&listing.stderr));
     let names = String::from_utf8(listing.stdout).expect("file names are UTF-8");
     let mut paths: Vec<String> = names.split_terminator('\0').map(str::to_owned).collect();
     paths.sort();
@@ -47,17 +40,11 @@ pub(crate) fn text_files() -> Vec<TextFile> {
             Some(TextFile { path, text })
         })
         .collect();
-    assert!(
-        files.len() > 20,
-        "only {} files: the listing must be wrong",
-        files.len()
-    );
+    assert!(files.len() > 20, "only {} files: the listing must be wrong", files.len());
     files
 }
 
 /// Does the file's name end so? (Case matters: the tree has one spelling.)
 pub(crate) fn has_extension(path: &str, extension: &str) -> bool {
-    Path::new(path)
-        .extension()
-        .is_some_and(|found| found == extension)
+    Path::new(path).extension().is_some_and(|found| found == extension)
 }

@@ -32,29 +32,11 @@ impl Account {
     pub(crate) fn table(&self) -> String {
         let rows = [
             ("call ratio", format!("{:.1} %", self.call_ratio * 100.0)),
-            (
-                "tokens",
-                format!("{} of {} by the cloud", self.llm_tokens, self.total_tokens),
-            ),
-            (
-                "calls",
-                format!("{} for {} tokens", self.calls, self.requested_tokens),
-            ),
-            (
-                "bytes",
-                format!("{} up, {} down", self.bytes_up, self.bytes_down),
-            ),
-            (
-                "round trips",
-                format!("{} ({} resyncs)", self.round_trips, self.resyncs),
-            ),
-            (
-                "time",
-                format!(
-                    "{:.0} ms, {:.0} ms of it in the cloud",
-                    self.wall_ms, self.cloud_ms
-                ),
-            ),
+            ("tokens", format!("{} of {} by the cloud", self.llm_tokens, self.total_tokens)),
+            ("calls", format!("{} for {} tokens", self.calls, self.requested_tokens)),
+            ("bytes", format!("{} up, {} down", self.bytes_up, self.bytes_down)),
+            ("round trips", format!("{} ({} resyncs)", self.round_trips, self.resyncs)),
+            ("time", format!("{:.0} ms, {:.0} ms of it in the cloud", self.wall_ms, self.cloud_ms)),
             ("refusals", plain(&self.refusals)),
             ("degraded", plain(&self.degraded)),
             ("seed", plain(&self.seed)),
@@ -78,9 +60,7 @@ fn plain(value: &serde_json::Value) -> String {
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
         Value::Object(fields) if fields.is_empty() => "none".into(),
         Value::Object(fields) => {
-            let fields = fields
-                .iter()
-                .map(|(name, value)| format!("{name} {}", plain(value)));
+            let fields = fields.iter().map(|(name, value)| format!("{name} {}", plain(value)));
             fields.collect::<Vec<_>>().join(", ")
         }
         Value::Number(number) => number.to_string(),
@@ -98,12 +78,7 @@ mod tests {
             "bytes_down": 1100, "round_trips": 3, "resyncs": 0, "wall_ms": 1234, "cloud_ms": 56.7,
             "refusals": {"overloaded": 1}, "degraded": false, "seed": 7}"#;
         let table = read(report).unwrap().table();
-        for row in [
-            "call ratio   25.0 %",
-            "20 of 80",
-            "overloaded 1",
-            "degraded     no",
-        ] {
+        for row in ["call ratio   25.0 %", "20 of 80", "overloaded 1", "degraded     no"] {
             assert!(table.contains(row), "{row} is missing:\n{table}");
         }
         assert!(read("{}").is_err());

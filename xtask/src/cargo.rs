@@ -20,10 +20,7 @@ const OURS_ALONE: [&str; 5] = [
 /// The cargo that started this program, in the workspace's root.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
-        .args(arguments)
-        .current_dir(folders::workspace())
-        .stdin(Stdio::null());
+    command.args(arguments).current_dir(folders::workspace()).stdin(Stdio::null());
     let of_package = std::env::vars_os()
         .map(|(name, _)| name)
         .filter(|name| name.to_string_lossy().starts_with("CARGO_PKG_"));
@@ -36,28 +33,17 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 /// Is this subcommand installed?
 pub(crate) fn has(subcommand: &str) -> bool {
     let mut asked = command(&[subcommand, "--version"]);
-    asked
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+    asked.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 /// Builds these packages in release mode and returns where their programs lie, in that order.
 pub(crate) fn build_programs(packages: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
-    let mut build = command(&[
-        "build",
-        "--release",
-        "--locked",
-        "--message-format=json-render-diagnostics",
-    ]);
+    let mut build =
+        command(&["build", "--release", "--locked", "--message-format=json-render-diagnostics"]);
     for package in packages {
         build.args(["--package", package]);
     }
-    let output = build
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
+    let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {
         bail!("the build failed; its errors stand above");
     }
@@ -89,10 +75,7 @@ mod tests {
             "not json\n",
             "{\"target\":{\"name\":\"relay-edge\"},\"executable\":\"/t/relay-edge\"}\n",
         );
-        assert_eq!(
-            program(messages, "relay-edge").unwrap(),
-            PathBuf::from("/t/relay-edge")
-        );
+        assert_eq!(program(messages, "relay-edge").unwrap(), PathBuf::from("/t/relay-edge"));
         assert!(program(messages, "relay-cloud").is_err());
     }
 }

@@ -40,10 +40,7 @@ struct Run<'a> {
 pub(crate) fn full(interrupt: &Interrupt) -> anyhow::Result<bool> {
     let mut run = Run::new(interrupt);
     run.lints()?;
-    run.cargo(
-        "build",
-        &["build", "--workspace", "--all-targets", "--locked"],
-    )?;
+    run.cargo("build", &["build", "--workspace", "--all-targets", "--locked"])?;
     run.cargo("doc tests", &["test", "--doc", "--workspace", "--locked"])?;
     run.documentation()?;
     run.licences_and_bans()?;
@@ -55,35 +52,20 @@ pub(crate) fn full(interrupt: &Interrupt) -> anyhow::Result<bool> {
 pub(crate) fn fast(interrupt: &Interrupt) -> anyhow::Result<bool> {
     let mut run = Run::new(interrupt);
     run.lints()?;
-    run.tests(
-        "house rules",
-        &["--package", "relay-tests", "--test", "tidy"],
-        None,
-    )?;
+    run.tests("house rules", &["--package", "relay-tests", "--test", "tidy"], None)?;
     run.tests("unit tests", &["--workspace", "--lib", "--bins"], None)?;
     Ok(run.close())
 }
 
 impl<'a> Run<'a> {
     fn new(interrupt: &'a Interrupt) -> Self {
-        Self {
-            interrupt,
-            steps: Vec::new(),
-            closing_lines: Vec::new(),
-        }
+        Self { interrupt, steps: Vec::new(), closing_lines: Vec::new() }
     }
 
     fn lints(&mut self) -> anyhow::Result<()> {
         self.cargo("format", &["fmt", "--all", "--check"])?;
-        let clippy = [
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "--deny",
-            "warnings",
-        ];
+        let clippy =
+            ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
         self.cargo("clippy", &clippy)
     }
 
@@ -96,10 +78,7 @@ impl<'a> Run<'a> {
     fn licences_and_bans(&mut self) -> anyhow::Result<()> {
         let name = "licences and bans";
         if !cargo::has("deny") {
-            self.leave_out(
-                name,
-                "cargo-deny is not installed; tests/tidy holds the same lists",
-            );
+            self.leave_out(name, "cargo-deny is not installed; tests/tidy holds the same lists");
             return Ok(());
         }
         self.cargo(name, &["deny", "--offline", "check", "bans", "licenses"])
@@ -125,11 +104,7 @@ impl<'a> Run<'a> {
         model: Option<std::path::PathBuf>,
     ) -> anyhow::Result<()> {
         let nextest = cargo::has("nextest");
-        let runner = if nextest {
-            &["nextest", "run", "--profile", "ci"][..]
-        } else {
-            &["test"]
-        };
+        let runner = if nextest { &["nextest", "run", "--profile", "ci"][..] } else { &["test"] };
         let mut tests = cargo::command(runner);
         tests.args(["--locked"]).args(which);
         if let Some(model) = model {
@@ -152,9 +127,7 @@ impl<'a> Run<'a> {
 
     fn command(&mut self, name: &'static str, command: &mut Command) -> anyhow::Result<()> {
         let started = self.begin(name);
-        let status = command
-            .status()
-            .with_context(|| format!("cannot start {name}"))?;
+        let status = command.status().with_context(|| format!("cannot start {name}"))?;
         self.interrupt.check()?;
         self.end(name, status.success(), started);
         Ok(())
@@ -166,25 +139,13 @@ impl<'a> Run<'a> {
     }
 
     fn end(&mut self, name: &'static str, passed: bool, started: Instant) {
-        let outcome = if passed {
-            Outcome::Passed
-        } else {
-            Outcome::Failed
-        };
-        self.steps.push(Step {
-            name,
-            outcome,
-            took: started.elapsed(),
-        });
+        let outcome = if passed { Outcome::Passed } else { Outcome::Failed };
+        self.steps.push(Step { name, outcome, took: started.elapsed() });
     }
 
     fn leave_out(&mut self, name: &'static str, why: &'static str) {
         anstream::eprintln!("\n--- {}: {name}: left out: {why}", self.steps.len() + 1);
-        self.steps.push(Step {
-            name,
-            outcome: Outcome::LeftOut(why),
-            took: Duration::ZERO,
-        });
+        self.steps.push(Step { name, outcome: Outcome::LeftOut(why), took: Duration::ZERO });
     }
 
     /// Prints the table and the tests' closing lines. True if no step failed.
@@ -193,10 +154,7 @@ impl<'a> Run<'a> {
         for line in &self.closing_lines {
             anstream::println!("{line}");
         }
-        !self
-            .steps
-            .iter()
-            .any(|step| matches!(step.outcome, Outcome::Failed))
+        !self.steps.iter().any(|step| matches!(step.outcome, Outcome::Failed))
     }
 }
 
@@ -208,19 +166,11 @@ fn table(steps: &[Step]) -> String {
             Outcome::LeftOut(why) => (Style::new(), "left out", why),
         };
         let seconds = step.took.as_secs_f64();
-        format!(
-            "{:<18} {style}{word:<8}{style:#} {seconds:>7.1} s  {why}\n",
-            step.name
-        )
+        format!("{:<18} {style}{word:<8}{style:#} {seconds:>7.1} s  {why}\n", step.name)
     });
     let total: Duration = steps.iter().map(|step| step.took).sum();
     let rows: String = rows.collect();
-    format!(
-        "{rows}{:<18} {:<8} {:>7.1} s\n",
-        "total",
-        "",
-        total.as_secs_f64()
-    )
+    format!("{rows}{:<18} {:<8} {:>7.1} s\n", "total", "", total.as_secs_f64())
 }
 
 /// Runs the tests, shows what they print as it comes, and returns whether they passed and what
@@ -230,10 +180,7 @@ fn watch(tests: &mut Command, nextest: bool) -> anyhow::Result<(bool, Vec<String
     if nextest {
         tests.stderr(Stdio::piped());
         let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        tests.env(
-            "CARGO_TERM_COLOR",
-            if coloured { "always" } else { "never" },
-        );
+        tests.env("CARGO_TERM_COLOR", if coloured { "always" } else { "never" });
     } else {
         tests.stdout(Stdio::piped());
     }
@@ -280,35 +227,23 @@ mod tests {
 
     fn closing(report: &str) -> Vec<String> {
         let mut closing = Closing::default();
-        report
-            .lines()
-            .for_each(|line| closing.take(line.to_owned()));
+        report.lines().for_each(|line| closing.take(line.to_owned()));
         closing.lines
     }
 
     #[test]
     fn closing_lines_are_kept_unaltered() {
         let nextest = "  PASS a\n-----\n     Summary [   1.0s] 2 tests run: 1 passed, 1 failed\n  FAIL b\nerror: test run failed";
-        assert_eq!(
-            closing(nextest),
-            nextest.lines().skip(2).collect::<Vec<_>>()
-        );
+        assert_eq!(closing(nextest), nextest.lines().skip(2).collect::<Vec<_>>());
         let cargo = "test a ... ok\ntest result: ok. 1 passed\nother\ntest result: ok. 2 passed\n";
-        assert_eq!(
-            closing(cargo),
-            ["test result: ok. 1 passed", "test result: ok. 2 passed"]
-        );
+        assert_eq!(closing(cargo), ["test result: ok. 1 passed", "test result: ok. 2 passed"]);
         assert_eq!(closing("\u{1b}[32m Summary [ 1s] x\u{1b}[0m").len(), 1);
         assert!(closing("error: could not compile").is_empty());
     }
 
     #[test]
     fn the_table_names_every_step() {
-        let step = |name, outcome| Step {
-            name,
-            outcome,
-            took: Duration::from_millis(1500),
-        };
+        let step = |name, outcome| Step { name, outcome, took: Duration::from_millis(1500) };
         let steps = [
             step("format", Outcome::Passed),
             step("clippy", Outcome::Failed),

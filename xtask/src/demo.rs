@@ -53,9 +53,7 @@ pub(crate) fn run(
     interrupt.check()?;
     let models = bring_models(model, interrupt)?;
     // Keys and logs of this run only: two demos at once do not meet, and nothing is left behind.
-    let run = tempfile::Builder::new()
-        .prefix("run-")
-        .tempdir_in(folders::demo()?)?;
+    let run = tempfile::Builder::new().prefix("run-").tempdir_in(folders::demo()?)?;
     let (server, client) = make_identities(&programs, run.path(), interrupt)?;
     let log = run.path().join("cloud.log");
     let (cloud, address) = start_cloud(&programs, &models, &server, &log, interrupt)
@@ -66,13 +64,7 @@ pub(crate) fn run(
     let mut edge = ask(&programs, &models, &client, &address, asked, &report);
     let answered = Process::start("relay-edge", &mut edge)
         .and_then(|mut edge| edge.wait(limits::ANSWER, interrupt, || Ok(())))
-        .and_then(|status| {
-            if status.success() {
-                Ok(())
-            } else {
-                bail!("relay-edge: {status}")
-            }
-        });
+        .and_then(|status| if status.success() { Ok(()) } else { bail!("relay-edge: {status}") });
     drop(cloud);
     answered.map_err(|error| with_log(error, &log))?;
     show(&report, question.is_none())
@@ -92,10 +84,7 @@ fn bring_models(chosen: Option<&Path>, interrupt: &Interrupt) -> anyhow::Result<
         let path = path.canonicalize().with_context(|| {
             format!("--model {}: no such file; name a GGUF file", path.display())
         })?;
-        return Ok(ModelFiles {
-            cloud: path.clone(),
-            edge: path,
-        });
+        return Ok(ModelFiles { cloud: path.clone(), edge: path });
     }
     let cloud = bring::model(models::DEMO.cloud, interrupt)?;
     let edge = bring::model(models::DEMO.edge, interrupt)?;
@@ -111,12 +100,7 @@ fn make_identities(
     let folder = run.join("pki");
     let pki = |words: &[&str]| {
         let mut command = Command::new(&programs.cloud);
-        command
-            .arg("pki")
-            .args(words)
-            .arg("--out")
-            .arg(&folder)
-            .stdout(Stdio::null());
+        command.arg("pki").args(words).arg("--out").arg(&folder).stdout(Stdio::null());
         let status = Process::start("relay-cloud pki", &mut command)?.wait(
             limits::CERTIFICATE,
             interrupt,
@@ -132,7 +116,7 @@ fn make_identities(
     pki(&["issue", "demo-device", "--client"])?;
     let identity = |name: &str| Identity {
         certificate: folder.join(format!("{name}.pem")),
-        key: folder.join(format!("{name}.key.pem")),
+        key: folder.join(format!("{name}.key")),
         authority: folder.join("ca.pem"),
     };
     Ok((identity("localhost"), identity("demo-device")))
@@ -147,18 +131,10 @@ fn start_cloud(
     interrupt: &Interrupt,
 ) -> anyhow::Result<(Process, String)> {
     anstream::eprintln!("starting relay-cloud");
-    let errors = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(log)?;
+    let errors = std::fs::File::options().create(true).append(true).open(log)?;
     let mut command = Command::new(&programs.cloud);
-    command
-        .args(["serve", "--listen", "127.0.0.1:0", "--model"])
-        .arg(&models.cloud);
-    identity
-        .as_flags(&mut command)
-        .stdout(Stdio::piped())
-        .stderr(errors);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--model"]).arg(&models.cloud);
+    identity.as_flags(&mut command).stdout(Stdio::piped()).stderr(errors);
     let mut cloud = Process::start("relay-cloud", &mut command)?;
     let lines = cloud.lines(log)?;
     let address = await_ready(&lines, interrupt).context("relay-cloud did not start")?;
@@ -169,10 +145,7 @@ fn start_cloud(
 fn await_ready(lines: &Lines, interrupt: &Interrupt) -> anyhow::Result<String> {
     let port = |line: &str| {
         let address = line.strip_prefix("listening on ")?;
-        address
-            .trim()
-            .rsplit_once(':')
-            .map(|(_, port)| port.to_owned())
+        address.trim().rsplit_once(':').map(|(_, port)| port.to_owned())
     };
     let wait: Duration = limits::READY;
     let port = lines.wait_for("where it listens", wait, interrupt, port)?;
@@ -191,16 +164,9 @@ fn ask(
     report: &Path,
 ) -> Command {
     let mut command = Command::new(&programs.edge);
-    command
-        .arg("ask")
-        .arg(question)
-        .arg("--model")
-        .arg(&models.edge);
+    command.arg("ask").arg(question).arg("--model").arg(&models.edge);
     command.args(["--cloud", address]).args(models::DEMO.policy);
-    command
-        .args(["--max-tokens", models::DEMO.max_tokens])
-        .arg("--report")
-        .arg(report);
+    command.args(["--max-tokens", models::DEMO.max_tokens]).arg("--report").arg(report);
     identity.as_flags(&mut command);
     command
 }
@@ -231,9 +197,7 @@ fn show(report: &Path, built_in_question: bool) -> anyhow::Result<()> {
 fn with_log(error: anyhow::Error, log: &Path) -> anyhow::Error {
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
-    let last = lines
-        .iter()
-        .skip(lines.len().saturating_sub(limits::LINES_REPEATED));
+    let last = lines.iter().skip(lines.len().saturating_sub(limits::LINES_REPEATED));
     let last: Vec<String> = last.map(|line| format!("  {line}")).collect();
     if last.is_empty() {
         return error;

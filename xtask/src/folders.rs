@@ -21,11 +21,7 @@ pub(crate) fn demo() -> anyhow::Result<PathBuf> {
 }
 
 fn cache() -> anyhow::Result<PathBuf> {
-    let set = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
     let base = base.context("no cache folder: set HOME or XDG_CACHE_HOME to an absolute path")?;
     Ok(base.join("relay"))
@@ -33,10 +29,7 @@ fn cache() -> anyhow::Result<PathBuf> {
 
 fn made(folder: PathBuf) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(&folder).with_context(|| {
-        format!(
-            "cannot make {}: set XDG_CACHE_HOME to a folder you can write",
-            folder.display()
-        )
+        format!("cannot make {}: set XDG_CACHE_HOME to a folder you can write", folder.display())
     })?;
     Ok(folder)
 }

@@ -46,14 +46,7 @@ pub(crate) struct Demo {
 pub(crate) const DEMO: Demo = Demo {
     edge: &SMOLLM2_135M,
     cloud: &SMOLLM2_135M,
-    policy: &[
-        "--policy",
-        "entropy",
-        "--entropy-threshold",
-        "1.5",
-        "--call-tokens",
-        "12",
-    ],
+    policy: &["--policy", "entropy", "--entropy-threshold", "1.5", "--call-tokens", "12"],
     max_tokens: "160",
     question: "Why is the sky blue? Answer in three sentences.",
 };
@@ -69,17 +62,9 @@ mod tests {
     fn every_model_can_be_checked() {
         for model in [DEMO.edge, DEMO.cloud, TEST] {
             let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-            assert!(
-                model.sha256.len() == 64 && model.sha256.bytes().all(hex),
-                "{}",
-                model.name
-            );
+            assert!(model.sha256.len() == 64 && model.sha256.bytes().all(hex), "{}", model.name);
             assert!(model.member.ends_with(model.file), "{}", model.name);
-            assert!(
-                model.size_bytes > 0 && model.download_bytes > 0,
-                "{}",
-                model.name
-            );
+            assert!(model.size_bytes > 0 && model.download_bytes > 0, "{}", model.name);
         }
     }
 }

@@ -70,17 +70,13 @@ impl Process {
     /// children are stopped in order.
     pub(crate) fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
         command.stdin(Stdio::null()).process_group(0);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name, child })
     }
 
     /// Has it ended by itself?
     pub(crate) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("cannot wait for {}", self.name))
+        self.child.try_wait().with_context(|| format!("cannot wait for {}", self.name))
     }
 
     /// Waits for its end; calls `meanwhile` at each beat, whose error ends the wait.
@@ -106,11 +102,7 @@ impl Process {
 
     /// Its standard output, line by line; everything is copied to a log file.
     pub(crate) fn lines(&mut self, log: &Path) -> anyhow::Result<Lines> {
-        let output = self
-            .child
-            .stdout
-            .take()
-            .context("the child's output is not piped")?;
+        let output = self.child.stdout.take().context("the child's output is not piped")?;
         let log = File::options().create(true).append(true).open(log)?;
         let (sender, receiver) = sync_channel(limits::LINES_WAITING);
         std::thread::spawn(move || copy_lines(BufReader::new(output), log, &sender));
@@ -119,11 +111,7 @@ impl Process {
 
     /// What it says on standard error, collected on the side; the first part of it, if it is long.
     pub(crate) fn words(&mut self) -> anyhow::Result<JoinHandle<String>> {
-        let output = self
-            .child
-            .stderr
-            .take()
-            .context("the child's errors are not piped")?;
+        let output = self.child.stderr.take().context("the child's errors are not piped")?;
         Ok(std::thread::spawn(move || first_words(output)))
     }
 
@@ -198,10 +186,7 @@ fn copy_lines(output: impl BufRead, mut log: File, sender: &SyncSender<String>) 
 /// The first part of what comes; the rest is read too, so that the child never blocks.
 fn first_words(mut output: impl Read) -> String {
     let mut words = Vec::new();
-    let _kept = output
-        .by_ref()
-        .take(limits::WORDS_BYTES)
-        .read_to_end(&mut words);
+    let _kept = output.by_ref().take(limits::WORDS_BYTES).read_to_end(&mut words);
     let _rest = std::io::copy(&mut output, &mut std::io::sink());
     String::from_utf8_lossy(&words).into_owned()
 }
@@ -236,25 +221,19 @@ mod tests {
         let mut process = shell("sleep 60 & echo $!; wait");
         let lines = process.lines(&folder.path().join("log")).unwrap();
         let bound = Duration::from_secs(20);
-        let pid = lines.wait_for("a pid", bound, &Interrupt::never(), |line| {
-            line.parse().ok()
-        });
+        let pid = lines.wait_for("a pid", bound, &Interrupt::never(), |line| line.parse().ok());
         let pid: u32 = pid.unwrap();
         assert!(is_running(pid));
         drop(process);
         // Its output closes when the last holder of the pipe is gone.
-        let end = lines
-            .wait_for("more", bound, &Interrupt::never(), |_| None::<()>)
-            .unwrap_err();
+        let end = lines.wait_for("more", bound, &Interrupt::never(), |_| None::<()>).unwrap_err();
         assert!(end.to_string().contains("ended before"), "{end}");
     }
 
     #[test]
     fn errors_are_collected() {
         let mut command = Command::new("sh");
-        command
-            .args(["-c", "echo no >&2; exit 3"])
-            .stderr(Stdio::piped());
+        command.args(["-c", "echo no >&2; exit 3"]).stderr(Stdio::piped());
         let mut process = Process::start("a shell", &mut command).unwrap();
         assert_eq!(process.words().unwrap().join().unwrap(), "no\n");
     }
@@ -268,16 +247,8 @@ mod tests {
         let wait = |picks: fn(&str) -> Option<String>| {
             lines.wait_for("it", Duration::from_secs(20), &Interrupt::never(), picks)
         };
-        assert_eq!(
-            wait(|line| line.strip_prefix("two ").map(str::to_owned)).unwrap(),
-            "2"
-        );
-        assert!(
-            wait(|_| None)
-                .unwrap_err()
-                .to_string()
-                .contains("ended before")
-        );
+        assert_eq!(wait(|line| line.strip_prefix("two ").map(str::to_owned)).unwrap(), "2");
+        assert!(wait(|_| None).unwrap_err().to_string().contains("ended before"));
         assert_eq!(std::fs::read_to_string(log).unwrap(), "one\ntwo 2\n");
     }
 
@@ -285,14 +256,10 @@ mod tests {
     fn waits_end_at_their_bound_and_on_an_interrupt() {
         let mut process = shell("exec sleep 60");
         let none = Duration::ZERO;
-        let error = process
-            .wait(none, &Interrupt::never(), || Ok(()))
-            .unwrap_err();
+        let error = process.wait(none, &Interrupt::never(), || Ok(())).unwrap_err();
         assert!(error.to_string().contains("took longer"), "{error}");
         let interrupt = Interrupt(Arc::new(AtomicBool::new(true)));
-        let error = process
-            .wait(limits::STOP, &interrupt, || Ok(()))
-            .unwrap_err();
+        let error = process.wait(limits::STOP, &interrupt, || Ok(())).unwrap_err();
         assert_eq!(error.to_string(), "interrupted");
     }
 }
