@@ -29,10 +29,7 @@ pub struct Malformed {
 
 impl Malformed {
     fn new(field: &'static str, reason: impl Into<String>) -> Self {
-        Self {
-            field,
-            reason: reason.into(),
-        }
+        Self { field, reason: reason.into() }
     }
 }
 
@@ -49,18 +46,12 @@ fn at_least_one(value: Option<u32>, field: &'static str) -> Result<u32, Malforme
 
 fn exactly<const N: usize>(bytes: &[u8], field: &'static str) -> Result<[u8; N], Malformed> {
     bytes.try_into().map_err(|_| {
-        Malformed::new(
-            field,
-            format!("has {} bytes: it must have exactly {N}", bytes.len()),
-        )
+        Malformed::new(field, format!("has {} bytes: it must have exactly {N}", bytes.len()))
     })
 }
 
 fn unknown(field: &'static str, value: i32) -> Malformed {
-    Malformed::new(
-        field,
-        format!("has the value {value}, which relay.v1 does not know here"),
-    )
+    Malformed::new(field, format!("has the value {value}, which relay.v1 does not know here"))
 }
 
 // Describe.
@@ -138,10 +129,7 @@ fn model(message: Option<v1::ModelId>) -> Result<ModelId, Malformed> {
 
 impl From<&ModelId> for v1::ModelId {
     fn from(value: &ModelId) -> Self {
-        Self {
-            name: value.name().to_owned(),
-            hash: value.hash().to_vec(),
-        }
+        Self { name: value.name().to_owned(), hash: value.hash().to_vec() }
     }
 }
 
@@ -217,10 +205,7 @@ impl TryFrom<v1::Sampling> for Sampling {
                 "min_p" => "sampling.min_p",
                 _ => "sampling",
             };
-            Malformed::new(
-                field,
-                format!("is {}: it must be {}", error.value, error.allowed),
-            )
+            Malformed::new(field, format!("is {}: it must be {}", error.value, error.allowed))
         })
     }
 }
@@ -247,10 +232,7 @@ impl TryFrom<v1::CallEvent> for CallEvent {
             Some(Event::Token(token)) => token.try_into().map(Self::Token),
             Some(Event::Finished(finished)) => finished.try_into().map(Self::Finished),
             Some(Event::Refused(refused)) => refused.try_into().map(Self::Refused),
-            None => Err(Malformed::new(
-                "event",
-                "is not set to one that relay.v1 knows here",
-            )),
+            None => Err(Malformed::new("event", "is not set to one that relay.v1 knows here")),
         }
     }
 }
@@ -318,10 +300,7 @@ fn log_probability(value: Option<f32>) -> Result<f32, Malformed> {
     if value <= LOG_PROBABILITY_SLACK {
         Ok(value.min(0.0))
     } else {
-        Err(Malformed::new(
-            field,
-            format!("is {value}: it must be at most 0"),
-        ))
+        Err(Malformed::new(field, format!("is {value}: it must be at most 0")))
     }
 }
 
@@ -400,11 +379,7 @@ impl From<v1::Timings> for Timings {
 
 impl From<Timings> for v1::Timings {
     fn from(value: Timings) -> Self {
-        Self {
-            queue_ms: value.queue_ms,
-            prefill_ms: value.prefill_ms,
-            decode_ms: value.decode_ms,
-        }
+        Self { queue_ms: value.queue_ms, prefill_ms: value.prefill_ms, decode_ms: value.decode_ms }
     }
 }
 
@@ -435,10 +410,7 @@ impl TryFrom<v1::Refused> for Refusal {
 
     fn try_from(message: v1::Refused) -> Result<Self, Malformed> {
         let reason = message.reason.ok_or_else(|| {
-            Malformed::new(
-                "refused.reason",
-                "is not set to one that relay.v1 knows here",
-            )
+            Malformed::new("refused.reason", "is not set to one that relay.v1 knows here")
         })?;
         Ok(match reason {
             Reason::VocabularyMismatch(_) => Self::VocabularyMismatch,
@@ -449,13 +421,9 @@ impl TryFrom<v1::Refused> for Refusal {
                 retry_after_ms: overloaded.retry_after_ms,
                 advised_tokens: overloaded.advised_tokens,
             },
-            Reason::StaleAttempt(stale) => Self::StaleAttempt {
-                highest: stale.highest,
-            },
+            Reason::StaleAttempt(stale) => Self::StaleAttempt { highest: stale.highest },
             Reason::PrefixUnknown(prefix) => prefix_unknown(&prefix)?,
-            Reason::ContextFull(full) => Self::ContextFull {
-                context_tokens: full.context_tokens,
-            },
+            Reason::ContextFull(full) => Self::ContextFull { context_tokens: full.context_tokens },
             Reason::TooLate(_) => Self::TooLate,
         })
     }
@@ -466,10 +434,7 @@ fn limit_exceeded(message: v1::LimitExceeded) -> Result<Refusal, Malformed> {
         .ok()
         .and_then(limit_field)
         .ok_or_else(|| unknown("refused.limit_exceeded.field", message.field))?;
-    Ok(Refusal::LimitExceeded {
-        field,
-        limit: message.limit,
-    })
+    Ok(Refusal::LimitExceeded { field, limit: message.limit })
 }
 
 fn prefix_unknown(message: &v1::PrefixUnknown) -> Result<Refusal, Malformed> {
@@ -490,29 +455,22 @@ impl From<Refusal> for v1::Refused {
                 limit,
             }),
             Refusal::Draining => Reason::Draining(v1::Draining {}),
-            Refusal::Overloaded {
-                retry_after_ms,
-                advised_tokens,
-            } => Reason::Overloaded(v1::Overloaded {
-                retry_after_ms,
-                advised_tokens,
-            }),
+            Refusal::Overloaded { retry_after_ms, advised_tokens } => {
+                Reason::Overloaded(v1::Overloaded { retry_after_ms, advised_tokens })
+            }
             Refusal::StaleAttempt { highest } => Reason::StaleAttempt(v1::StaleAttempt { highest }),
-            Refusal::PrefixUnknown {
-                have_tokens,
-                have_hash,
-            } => Reason::PrefixUnknown(v1::PrefixUnknown {
-                have_tokens,
-                have_hash: have_hash.bytes().to_vec(),
-            }),
+            Refusal::PrefixUnknown { have_tokens, have_hash } => {
+                Reason::PrefixUnknown(v1::PrefixUnknown {
+                    have_tokens,
+                    have_hash: have_hash.bytes().to_vec(),
+                })
+            }
             Refusal::ContextFull { context_tokens } => {
                 Reason::ContextFull(v1::ContextFull { context_tokens })
             }
             Refusal::TooLate => Reason::TooLate(v1::TooLate {}),
         };
-        Self {
-            reason: Some(reason),
-        }
+        Self { reason: Some(reason) }
     }
 }
 
@@ -551,8 +509,6 @@ impl TryFrom<v1::ForgetRequest> for SessionId {
 
 impl From<SessionId> for v1::ForgetRequest {
     fn from(value: SessionId) -> Self {
-        Self {
-            session_id: value.bytes().to_vec(),
-        }
+        Self { session_id: value.bytes().to_vec() }
     }
 }
