@@ -71,11 +71,8 @@ impl Machine {
             effects.push(Effect::HangUp { attempt });
             return self.retry_cut(call, effects);
         }
-        if call.received.is_empty() {
-            call.surroundings.clear();
-            if call.set_aside.take().is_some() {
-                effects.push(Effect::DropLastDraft);
-            }
+        if call.set_aside.take().is_some() {
+            effects.push(Effect::DropLastDraft);
         }
         call.tokens_left -= 1;
         call.received.push(token.id);
@@ -308,7 +305,6 @@ impl Machine {
     /// Ends the call. Without a cloud token the SLM's text stands as it was written, less the
     /// command; an answer that ends here has no use for a draft that was set aside.
     pub(super) fn close_call(&mut self, call: OpenCall, next: Next, effects: &mut Vec<Effect>) {
-        self.leg_tokens = 0;
         if !call.received.is_empty() {
             self.open_overlap.clear();
             effects.push(Effect::CatchUp { ids: call.received });

@@ -271,3 +271,53 @@ fn warm_syncs_that_fail_stop_and_degrade_nothing() {
         assert!(!world.machine.account().degraded);
     }
 }
+
+#[test]
+fn warm_syncs_stop_when_the_prefix_stays_unknown() {
+    let mut settings = settings(Policy::Learned);
+    settings.warm_sync_tokens = Some(1);
+    let unknown = Reply::Event(|attempt| Event::Refused {
+        attempt,
+        refusal: Refusal::PrefixUnknown { have_tokens: 9, have_hash: prefix_hash(&[]) },
+    });
+    let world = World::new(settings, &["a", "b", "c", "d", "e"], &vec![unknown; 3]).run();
+    assert_eq!((world.orders.len(), world.machine.account().resyncs), (3, 3));
+}
+
+#[test]
+fn a_warm_sync_in_flight_is_hung_up_at_the_end() {
+    let mut settings = settings(Policy::Learned);
+    settings.warm_sync_tokens = Some(1);
+    let mut machine = Machine::new(settings);
+    let start = Start { cloud_prompt: PROMPT.to_vec(), ..Start::default() };
+    assert!(matches!(machine.on(Event::Started(start))[0], Effect::WarmSync(_)));
+    let effects = machine.on(Event::Drafted(Drafted { ends_text: true, ..Drafted::default() }));
+    let hang_up = Effect::HangUp { attempt: Attempt::new(1) };
+    assert_eq!(effects, [hang_up, Effect::Finish(Ending::EndOfText)]);
+}
+
+#[test]
+fn cancelling_while_bytes_are_tokenised_makes_no_call() {
+    let mut machine = Machine::new(settings(Policy::Learned));
+    machine.on(Event::Started(Start::default()));
+    let bytes = b"a <call>4</call>".to_vec();
+    let effects = machine.on(Event::Drafted(Drafted { id: 7, bytes, ..Drafted::default() }));
+    assert_eq!(effects.last(), Some(&Effect::Tokenise { bytes: b"a".to_vec() }));
+    assert_eq!(machine.on(Event::Cancelled), []);
+    let effects = machine.on(Event::Tokenised { ids: vec![97] });
+    assert_eq!(effects.last(), Some(&Effect::Tokenise { bytes: b" ".to_vec() }));
+    let effects = machine.on(Event::Tokenised { ids: vec![32] });
+    assert_eq!(effects, [Effect::Finish(Ending::Cancelled)]);
+    assert_eq!(machine.transcript().cloud_ids(), [97, 32]);
+}
+
+#[test]
+fn an_order_names_how_many_draft_ids_it_may_carry() {
+    for (draft_tokens_max, allowed) in [(0, 0), (3, 3), (9, 4)] {
+        let mut settings = settings(Policy::Learned);
+        settings.draft_tokens_max = draft_tokens_max;
+        let llm = &[Reply::Write(&[], FinishReason::Deadline)];
+        let world = World::new(settings, &["<call>4</call>"], llm).run();
+        assert_eq!(world.orders[0].draft_tokens_max, allowed);
+    }
+}

@@ -113,3 +113,11 @@ fn warm_syncs_ship_settled_ids_ahead() {
     assert_eq!(shipped, [(0, 2), (0, 2), (1, 0)]);
     assert_eq!(world.machine.account().calls, 1);
 }
+
+#[test]
+fn what_stands_behind_a_command_is_no_beginning_of_the_next() {
+    let mut settings = settings(Policy::Learned);
+    settings.cool_down_tokens = 9;
+    let world = World::new(settings, &["<call>1</call><", "ca"], &[DOWN]).run();
+    assert_eq!(world.bans[1], Some(Vec::new()));
+}

@@ -183,6 +183,15 @@ fn a_character_split_between_authors_belongs_to_the_leg_that_completes_it() {
     assert_eq!((legs[1].author, legs[1].text.as_str()), (Author::Llm, "€"));
 }
 
+#[test]
+fn a_character_that_never_ends_is_shown_as_one_replacement() {
+    let world = World::new(settings(Policy::Learned), &["x"], &[])
+        .with_drafts(|_, drafted| drafted.bytes = vec![b'x', 0xe2, 0x82])
+        .run();
+    let shown: String = world.emitted.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!((shown.as_str(), world.reader().as_str()), ("x\u{fffd}", "x\u{fffd}"));
+}
+
 fn euro_end(attempt: relay::ids::Attempt) -> Event {
     let token = relay::call::CloudToken { id: 700, log_probability: 0.0, position: 3 };
     Event::CloudToken { attempt, token, bytes: vec![0xac] }
