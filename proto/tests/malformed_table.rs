@@ -12,7 +12,7 @@ use relay::call::{
     Accepted, CallEvent, CallLimits, CallRequest, CloudToken, Description, FinishReason, Finished,
     LoadHint, Sampling, Timings,
 };
-use relay::ids::{Attempt, Fingerprint, ModelId, PrefixHash, SessionId};
+use relay::ids::{Attempt, Fingerprint, ModelId, SessionId};
 use relay::prefix::prefix_hash;
 use relay::refusal::Refusal;
 use relay_proto::convert::Malformed;

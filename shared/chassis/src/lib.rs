@@ -9,7 +9,8 @@
 //! | File | Owns |
 //! |---|---|
 //! | `settings.rs` | defaults < file < environment < flags, unknown keys refused |
-//! | `tls.rs` | mutual TLS from PEM files, and its reload |
+//! | `tls.rs` | mutual TLS from PEM files |
+//! | `tls_reload.rs` | the same, following the files |
 //! | `tenant.rs` | the name a certificate gives its bearer |
 //! | `pki.rs` | an authority in a folder, for small teams and for tests |
 //! | `listen.rs` | binding a socket |
@@ -29,3 +30,4 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod tenant;
 pub mod tls;
+pub mod tls_reload;

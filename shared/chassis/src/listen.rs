@@ -23,13 +23,11 @@ pub struct ListenError {
 /// # Errors
 /// [`ListenError`], which names address, setting and remedy.
 pub async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ListenError {
-            address,
-            key: key.to_owned(),
-            source,
-        })
+    TcpListener::bind(address).await.map_err(|source| ListenError {
+        address,
+        key: key.to_owned(),
+        source,
+    })
 }
 
 fn remedy(error: &io::Error, address: SocketAddr) -> String {
@@ -59,11 +57,7 @@ mod tests {
         let address = first.local_addr().unwrap();
         let error = bind(address, "probes.listen").await.unwrap_err();
         let message = error.to_string();
-        for part in [
-            &address.to_string(),
-            "`probes.listen`",
-            "another process has this port",
-        ] {
+        for part in [&address.to_string(), "`probes.listen`", "another process has this port"] {
             assert!(message.contains(part), "no `{part}` in: {message}");
         }
     }
@@ -71,13 +65,8 @@ mod tests {
     #[tokio::test]
     async fn a_foreign_address_is_explained() {
         // 192.0.2.0/24 is kept for documentation: no machine has it.
-        let error = bind(([192, 0, 2, 1], 0).into(), "listen")
-            .await
-            .unwrap_err();
-        assert!(
-            error.to_string().contains("no address 192.0.2.1"),
-            "{error}"
-        );
+        let error = bind(([192, 0, 2, 1], 0).into(), "listen").await.unwrap_err();
+        assert!(error.to_string().contains("no address 192.0.2.1"), "{error}");
     }
 
     #[test]

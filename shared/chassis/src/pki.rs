@@ -154,20 +154,14 @@ pub fn init(folder: &Path) -> Result<PathBuf, PkiError> {
     for path in [&certificate_path, &key_path] {
         refuse_existing(path, "choose another folder, or remove the old authority")?;
     }
-    let failed = |source| PkiError::Sign {
-        folder: folder.to_owned(),
-        source,
-    };
+    let failed = |source| PkiError::Sign { folder: folder.to_owned(), source };
     let key = KeyPair::generate().map_err(failed)?;
     let certificate = authority_params(&key).self_signed(&key).map_err(failed)?;
     DirBuilder::new()
         .recursive(true)
         .mode(FOLDER_MODE)
         .create(folder)
-        .map_err(|source| PkiError::File {
-            path: folder.to_owned(),
-            source,
-        })?;
+        .map_err(|source| PkiError::File { path: folder.to_owned(), source })?;
     write_fresh(&key_path, &key.serialize_pem(), KEY_MODE)?;
     write_fresh(&certificate_path, &certificate.pem(), CERTIFICATE_MODE)?;
     Ok(certificate_path)
@@ -178,10 +172,8 @@ fn authority_params(key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
     // Two authorities of one name would be told apart only by a bad signature.
     let identifier = params.key_identifier(key);
-    let number = identifier
-        .iter()
-        .take(4)
-        .fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+    let number =
+        identifier.iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
     let name = format!("relay authority {number:08x}");
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -207,10 +199,7 @@ pub fn issue(folder: &Path, name: &str, options: &IssueOptions) -> Result<TlsFil
             refuse_existing(path, "choose another name, or ask for it to be replaced")?;
         }
     }
-    let failed = |source| PkiError::Sign {
-        folder: folder.to_owned(),
-        source,
-    };
+    let failed = |source| PkiError::Sign { folder: folder.to_owned(), source };
     let params = leaf_params(name, options)?;
     let authority = read_authority(folder)?;
     let key = KeyPair::generate().map_err(failed)?;
@@ -241,10 +230,9 @@ fn leaf_params(name: &str, options: &IssueOptions) -> Result<CertificateParams, 
     params.extended_key_usages = match options.usage {
         Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
         Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
-        Usage::Both => vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ],
+        Usage::Both => {
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+        }
     };
     params.use_authority_key_identifier_extension = true;
     params.not_before = options.valid_from.into();
@@ -253,10 +241,7 @@ fn leaf_params(name: &str, options: &IssueOptions) -> Result<CertificateParams, 
 }
 
 fn alternative_names(name: &str, options: &IssueOptions) -> Result<Vec<SanType>, PkiError> {
-    let uri = options
-        .uri
-        .clone()
-        .unwrap_or_else(|| format!("relay://tenant/{name}"));
+    let uri = options.uri.clone().unwrap_or_else(|| format!("relay://tenant/{name}"));
     let mut names = vec![SanType::URI(alternative_name(&uri)?)];
     for dns in &options.dns_names {
         names.push(SanType::DnsName(alternative_name(dns)?));
@@ -274,9 +259,7 @@ fn alternative_names(name: &str, options: &IssueOptions) -> Result<Vec<SanType>,
 }
 
 fn alternative_name(name: &str) -> Result<Ia5String, PkiError> {
-    let refused = || PkiError::AlternativeName {
-        name: name.to_owned(),
-    };
+    let refused = || PkiError::AlternativeName { name: name.to_owned() };
     // What `tenant.rs` would refuse later is not issued at all.
     crate::tenant::TenantName::new(name).map_err(|_| refused())?;
     Ia5String::try_from(name).map_err(|_| refused())
@@ -288,20 +271,11 @@ fn check_name(name: &str) -> Result<(), PkiError> {
         && name.bytes().all(allowed)
         && !name.starts_with('.')
         && !name.eq_ignore_ascii_case("ca");
-    if good {
-        Ok(())
-    } else {
-        Err(PkiError::Name {
-            name: name.to_owned(),
-        })
-    }
+    if good { Ok(()) } else { Err(PkiError::Name { name: name.to_owned() }) }
 }
 
 fn read_authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, PkiError> {
-    let failed = |source| PkiError::Sign {
-        folder: folder.to_owned(),
-        source,
-    };
+    let failed = |source| PkiError::Sign { folder: folder.to_owned(), source };
     let certificate = read_authority_file(folder, AUTHORITY_CERTIFICATE)?;
     let key = read_authority_file(folder, AUTHORITY_KEY)?;
     let key = KeyPair::from_pem(&key).map_err(failed)?;
@@ -311,20 +285,16 @@ fn read_authority(folder: &Path) -> Result<Issuer<'static, KeyPair>, PkiError> {
 fn read_authority_file(folder: &Path, name: &'static str) -> Result<String, PkiError> {
     let path = folder.join(name);
     std::fs::read_to_string(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => PkiError::NoAuthority {
-            folder: folder.to_owned(),
-            missing: name,
-        },
+        io::ErrorKind::NotFound => {
+            PkiError::NoAuthority { folder: folder.to_owned(), missing: name }
+        }
         _ => PkiError::File { path, source },
     })
 }
 
 fn refuse_existing(path: &Path, remedy: &'static str) -> Result<(), PkiError> {
     match path.symlink_metadata() {
-        Ok(_) => Err(PkiError::AlreadyThere {
-            path: path.to_owned(),
-            remedy,
-        }),
+        Ok(_) => Err(PkiError::AlreadyThere { path: path.to_owned(), remedy }),
         Err(_) => Ok(()),
     }
 }
@@ -340,10 +310,7 @@ fn write_fresh(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
             file.write_all(text.as_bytes())?;
             file.sync_all()
         })
-        .map_err(|source| PkiError::File {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
 /// Puts a file in place at once, so that no reader ever sees half of it.
@@ -352,10 +319,7 @@ fn write_whole(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     fresh.push(format!(".{}.fresh", std::process::id()));
     let fresh = PathBuf::from(fresh);
     write_fresh(&fresh, text, mode)?;
-    std::fs::rename(&fresh, path).map_err(|source| PkiError::File {
-        path: path.to_owned(),
-        source,
-    })
+    std::fs::rename(&fresh, path).map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -390,10 +354,7 @@ mod tests {
         let before = std::fs::read(folder.path().join(AUTHORITY_KEY)).unwrap();
         let again = init(folder.path()).unwrap_err();
         assert!(matches!(again, PkiError::AlreadyThere { .. }), "{again}");
-        assert_eq!(
-            std::fs::read(folder.path().join(AUTHORITY_KEY)).unwrap(),
-            before
-        );
+        assert_eq!(std::fs::read(folder.path().join(AUTHORITY_KEY)).unwrap(), before);
 
         let mut options = IssueOptions::new(Usage::Both, 1);
         let files = issue(folder.path(), "both", &options).unwrap();
@@ -451,17 +412,12 @@ mod tests {
 
         let folder = authority();
         let none = IssueOptions::new(Usage::Both, 0);
-        let none = IssueOptions {
-            valid_from: none.valid_until,
-            ..none
-        };
+        let none = IssueOptions { valid_from: none.valid_until, ..none };
         let error = issue(folder.path(), "a", &none).unwrap_err();
         assert!(matches!(error, PkiError::Validity), "{error}");
 
-        let spaced = IssueOptions {
-            dns_names: vec!["a b".to_owned()],
-            ..IssueOptions::new(Usage::Both, 1)
-        };
+        let spaced =
+            IssueOptions { dns_names: vec!["a b".to_owned()], ..IssueOptions::new(Usage::Both, 1) };
         let error = issue(folder.path(), "a", &spaced).unwrap_err();
         assert!(error.to_string().contains("`a b`"), "{error}");
     }

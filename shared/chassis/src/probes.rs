@@ -121,11 +121,7 @@ async fn ready(State(watched): State<Watched>) -> Response {
 }
 
 fn answer(yes: bool, name: &'static str) -> Response {
-    let status = if yes {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if yes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, name).into_response()
 }
 
@@ -155,18 +151,9 @@ mod tests {
         registry.register("calls", "Calls served.", calls);
         let health = Health::new();
         let (shutdown, end) = Shutdown::manual();
-        let task = tokio::spawn(serve_probes(
-            listener,
-            Arc::new(registry),
-            health.clone(),
-            shutdown,
-        ));
-        Running {
-            address,
-            health,
-            end,
-            task,
-        }
+        let task =
+            tokio::spawn(serve_probes(listener, Arc::new(registry), health.clone(), shutdown));
+        Running { address, health, end, task }
     }
 
     async fn get(address: SocketAddr, path: &str) -> String {

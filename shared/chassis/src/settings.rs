@@ -159,10 +159,7 @@ pub fn load_from<T: DeserializeOwned>(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     flags: &impl Serialize,
 ) -> Result<T, SettingsError> {
-    let mut layers = Layers {
-        env_prefix: env_prefix.to_owned(),
-        layers: Vec::new(),
-    };
+    let mut layers = Layers { env_prefix: env_prefix.to_owned(), layers: Vec::new() };
     if let Some(path) = file {
         layers.push(Source::File(path.to_owned()), read_file(path)?);
     }
@@ -174,28 +171,18 @@ pub fn load_from<T: DeserializeOwned>(
 }
 
 fn read_file(path: &Path) -> Result<Dict, SettingsError> {
-    let unreadable = |source| SettingsError::File {
-        path: path.to_owned(),
-        source,
-    };
+    let unreadable = |source| SettingsError::File { path: path.to_owned(), source };
     let mut text = String::new();
     std::fs::File::open(path)
-        .and_then(|file| {
-            file.take(SETTINGS_FILE_BYTES_MAX + 1)
-                .read_to_string(&mut text)
-        })
+        .and_then(|file| file.take(SETTINGS_FILE_BYTES_MAX + 1).read_to_string(&mut text))
         .map_err(unreadable)?;
     if text.len() as u64 > SETTINGS_FILE_BYTES_MAX {
-        return Err(SettingsError::FileTooLarge {
-            path: path.to_owned(),
-        });
+        return Err(SettingsError::FileTooLarge { path: path.to_owned() });
     }
-    Figment::from(Toml::string(&text))
-        .extract()
-        .map_err(|error| SettingsError::Syntax {
-            path: path.to_owned(),
-            reason: error.kind.to_string().trim_end().to_owned(),
-        })
+    Figment::from(Toml::string(&text)).extract().map_err(|error| SettingsError::Syntax {
+        path: path.to_owned(),
+        reason: error.kind.to_string().trim_end().to_owned(),
+    })
 }
 
 /// The flags that were given, without those left unset.
@@ -252,9 +239,7 @@ impl Layers {
             return Ok(());
         }
         let Some(value) = value.to_str() else {
-            return Err(SettingsError::NotUnicode {
-                name: name.to_owned(),
-            });
+            return Err(SettingsError::NotUnicode { name: name.to_owned() });
         };
         let Ok(value) = value.parse::<Value>();
         let path: Vec<String> = key.split(NESTING).map(str::to_lowercase).collect();
@@ -263,12 +248,9 @@ impl Layers {
     }
 
     fn extract<T: DeserializeOwned>(&self) -> Result<T, SettingsError> {
-        let figment = self
-            .layers
-            .iter()
-            .fold(Figment::new(), |figment, (_, values)| {
-                figment.merge(Serialized::from(values, Profile::Default))
-            });
+        let figment = self.layers.iter().fold(Figment::new(), |figment, (_, values)| {
+            figment.merge(Serialized::from(values, Profile::Default))
+        });
         figment.extract().map_err(|error| self.explain(error))
     }
 
@@ -287,10 +269,7 @@ impl Layers {
             },
             Kind::MissingField(key) => {
                 path.push(key.into_owned());
-                SettingsError::Missing {
-                    key: path.join("."),
-                    variable: self.variable(&path),
-                }
+                SettingsError::Missing { key: path.join("."), variable: self.variable(&path) }
             }
             kind => SettingsError::Invalid {
                 key: path.join("."),
@@ -413,25 +392,16 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path.as_path()
         });
-        let variables = variables
-            .iter()
-            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let variables =
+            variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         load_from(file, "SAMPLE_", variables, flags)
     }
 
     #[test]
     fn each_layer_overrides_the_one_before() {
         let file = "name = \"file\"\ncalls_max = 2\n[model]\ncontext_tokens = 2\npath = \"file\"";
-        let variables = [
-            ("SAMPLE_CALLS_MAX", "3"),
-            ("SAMPLE_MODEL__CONTEXT_TOKENS", "3"),
-        ];
-        let flags = Flags {
-            model: FlagsOfModel {
-                context_tokens: Some(4),
-            },
-            ..Flags::default()
-        };
+        let variables = [("SAMPLE_CALLS_MAX", "3"), ("SAMPLE_MODEL__CONTEXT_TOKENS", "3")];
+        let flags = Flags { model: FlagsOfModel { context_tokens: Some(4) }, ..Flags::default() };
         let loaded = sample(Some(file), &variables, &flags).unwrap();
         assert_eq!(loaded.name, "file");
         assert_eq!(loaded.calls_max, 3);
@@ -443,10 +413,7 @@ mod tests {
     #[test]
     fn nothing_set_gives_the_defaults() {
         let others = [("OTHER_NAME", "x"), ("SAMPLE_CONFIG", "/etc/sample.toml")];
-        assert_eq!(
-            sample(None, &others, &Flags::default()).unwrap(),
-            Sample::default()
-        );
+        assert_eq!(sample(None, &others, &Flags::default()).unwrap(), Sample::default());
     }
 
     #[test]
@@ -482,18 +449,12 @@ mod tests {
             (
                 "name = 'ok'",
                 Some(("SAMPLE_CALS_MAX", "1")),
-                [
-                    "`cals_max` in the environment variable SAMPLE_CALS_MAX",
-                    "mean `calls_max`",
-                ],
+                ["`cals_max` in the environment variable SAMPLE_CALS_MAX", "mean `calls_max`"],
             ),
             (
                 "",
                 Some(("SAMPLE_MODEL__PATHS", "x")),
-                [
-                    "`model.paths` in the environment variable SAMPLE_MODEL__P",
-                    "`model.path`",
-                ],
+                ["`model.paths` in the environment variable SAMPLE_MODEL__P", "`model.path`"],
             ),
         ] {
             check(file, variable, &Flags::default(), parts);
@@ -502,36 +463,18 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_named_with_its_origin() {
-        let negative = Flags {
-            calls_max: Some(-1),
-            ..Flags::default()
-        };
+        let negative = Flags { calls_max: Some(-1), ..Flags::default() };
         let parts = ["`calls_max` on the command line as --calls-max", "-1"];
         check("calls_max = 1", None, &negative, parts);
         for (file, variable, parts) in [
-            (
-                "calls_max = 'many'",
-                None,
-                ["`calls_max` in /", "\"many\", expected u32"],
-            ),
-            (
-                "[model]\ncontext_tokens = 'x'",
-                None,
-                ["`model.context_tokens` in /", "sample.toml"],
-            ),
+            ("calls_max = 'many'", None, ["`calls_max` in /", "\"many\", expected u32"]),
+            ("[model]\ncontext_tokens = 'x'", None, ["`model.context_tokens` in /", "sample.toml"]),
             (
                 "calls_max = 1",
                 Some(("SAMPLE_CALLS_MAX", "-1")),
-                [
-                    "`calls_max` in the environment variable SAMPLE_CALLS_MAX",
-                    "-1",
-                ],
+                ["`calls_max` in the environment variable SAMPLE_CALLS_MAX", "-1"],
             ),
-            (
-                "",
-                Some(("SAMPLE_NAME", "12")),
-                ["SAMPLE_NAME", "in quotes"],
-            ),
+            ("", Some(("SAMPLE_NAME", "12")), ["SAMPLE_NAME", "in quotes"]),
             ("name = ", None, ["sample.toml is not valid TOML", "line 1"]),
         ] {
             check(file, variable, &Flags::default(), parts);
@@ -551,10 +494,7 @@ mod tests {
         let bytes = usize::try_from(SETTINGS_FILE_BYTES_MAX).unwrap() + 1;
         std::fs::write(&large, "#".repeat(bytes)).unwrap();
         let error = load(&large).unwrap_err();
-        assert!(
-            matches!(error, SettingsError::FileTooLarge { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, SettingsError::FileTooLarge { .. }), "{error}");
     }
 
     #[test]

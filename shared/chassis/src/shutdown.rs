@@ -62,10 +62,7 @@ async fn heed(mut terminate: Signal, mut interrupt: Signal, trigger: Trigger) {
     trigger.begin();
     let second = next(&mut terminate, &mut interrupt).await;
     // The process ends either way, so a closed standard error changes nothing.
-    let _ = writeln!(
-        io::stderr(),
-        "second signal: stopping at once, unfinished work is lost"
-    );
+    let _ = writeln!(io::stderr(), "second signal: stopping at once, unfinished work is lost");
     std::process::exit(128 + second.as_raw_value());
 }
 

@@ -43,9 +43,7 @@ pub enum TelemetryError {
 /// [`TelemetryError`] on a filter that does not parse, and on a second call.
 pub fn init_tracing(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let filter = parse_filter(filter)?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let begun = match format {
         LogFormat::Plain => lines.with_ansi(io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
@@ -54,12 +52,10 @@ pub fn init_tracing(filter: &str, format: LogFormat) -> Result<(), TelemetryErro
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| TelemetryError::Filter {
-            filter: filter.to_owned(),
-            reason: error.to_string(),
-        })
+    EnvFilter::builder().parse(filter).map_err(|error| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 #[cfg(test)]

@@ -126,27 +126,14 @@ mod tests {
             (vec![address(), dns("d1"), dns("d2")], Ok("d1")),
             (vec![address(), mail()], Err(TenantError::Nameless)),
             (vec![], Err(TenantError::Nameless)),
-            (
-                vec![uri("u:with space"), dns("d")],
-                Err(TenantError::Unspeakable { bytes: 12 }),
-            ),
-            (
-                vec![uri("u:\n"), dns("d")],
-                Err(TenantError::Unspeakable { bytes: 3 }),
-            ),
+            (vec![uri("u:with space"), dns("d")], Err(TenantError::Unspeakable { bytes: 12 })),
+            (vec![uri("u:\n"), dns("d")], Err(TenantError::Unspeakable { bytes: 3 })),
             (vec![uri("")], Err(TenantError::Unspeakable { bytes: 0 })),
-            (
-                vec![uri(&long)],
-                Err(TenantError::Unspeakable { bytes: long.len() }),
-            ),
+            (vec![uri(&long)], Err(TenantError::Unspeakable { bytes: long.len() })),
         ];
         for (names, expected) in table {
             let expected = expected.map(|name| TenantName(name.to_owned()));
-            assert_eq!(
-                tenant_of(&certificate(names.clone())),
-                expected,
-                "{names:?}"
-            );
+            assert_eq!(tenant_of(&certificate(names.clone())), expected, "{names:?}");
         }
     }
 
@@ -154,10 +141,7 @@ mod tests {
     fn what_is_no_certificate_is_refused() {
         for bytes in [&[][..], b"not a certificate", &[0x30, 0x82, 0xff, 0xff]] {
             let refused = tenant_of(bytes);
-            assert!(
-                matches!(refused, Err(TenantError::Unreadable { .. })),
-                "{refused:?}"
-            );
+            assert!(matches!(refused, Err(TenantError::Unreadable { .. })), "{refused:?}");
         }
     }
 }

@@ -175,12 +175,7 @@ impl TlsMaterial {
     /// Refuses an own certificate or a lone authority that is not valid at `now`.
     pub(crate) fn check_dates(&self, now: SystemTime) -> Result<(), TlsError> {
         let now = OffsetDateTime::from(now);
-        check_dates(
-            TlsRole::Certificate,
-            &self.files.certificate,
-            &self.chain[0],
-            now,
-        )?;
+        check_dates(TlsRole::Certificate, &self.files.certificate, &self.chain[0], now)?;
         match self.authorities.as_slice() {
             [authority] => check_dates(TlsRole::Authority, &self.files.authority, authority, now),
             // In a bundle an old authority may stand beside its successor.
@@ -252,11 +247,7 @@ impl TlsMaterial {
             TlsRole::Key => &self.files.key,
             TlsRole::Authority => &self.files.authority,
         };
-        TlsError::Broken {
-            role,
-            path: path.clone(),
-            reason,
-        }
+        TlsError::Broken { role, path: path.clone(), reason }
     }
 }
 
@@ -269,11 +260,7 @@ fn read_pem(role: TlsRole, path: &Path) -> Result<Vec<u8>, TlsError> {
     let read = std::fs::File::open(path)
         .and_then(|file| file.take(PEM_FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     match read {
-        Err(source) => Err(TlsError::Unreadable {
-            role,
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(TlsError::Unreadable { role, path: path.to_owned(), source }),
         Ok(_) if bytes.len() as u64 > PEM_FILE_BYTES_MAX => Err(TlsError::Broken {
             role,
             path: path.to_owned(),
@@ -290,10 +277,7 @@ fn read_certificates(role: TlsRole, path: &Path) -> Result<Vec<CertificateDer<'s
         .collect::<Result<_, _>>()
         .map_err(|error| broken(role, path, &error))?;
     if certificates.is_empty() {
-        return Err(TlsError::NotPem {
-            role,
-            path: path.to_owned(),
-        });
+        return Err(TlsError::NotPem { role, path: path.to_owned() });
     }
     for certificate in &certificates {
         Validity::of(role, path, certificate)?;
@@ -305,20 +289,13 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     use rustls::pki_types::pem::Error;
     let pem = read_pem(TlsRole::Key, path)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
-        Error::NoItemsFound => TlsError::NotPem {
-            role: TlsRole::Key,
-            path: path.to_owned(),
-        },
+        Error::NoItemsFound => TlsError::NotPem { role: TlsRole::Key, path: path.to_owned() },
         error => broken(TlsRole::Key, path, &error),
     })
 }
 
 fn broken(role: TlsRole, path: &Path, reason: &dyn fmt::Display) -> TlsError {
-    TlsError::Broken {
-        role,
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    }
+    TlsError::Broken { role, path: path.to_owned(), reason: reason.to_string() }
 }
 
 /// From when until when a certificate is valid.
@@ -428,10 +405,7 @@ mod tests {
         };
         let (server, client) = tokio::join!(serve, connect);
         let text = |result: io::Result<()>| result.map_err(|error| error.to_string());
-        Met {
-            server: text(server),
-            client: text(client),
-        }
+        Met { server: text(server), client: text(client) }
     }
 
     #[tokio::test]
@@ -451,17 +425,9 @@ mod tests {
         let client = unchecked_client(&issue(&folder, "edge", Usage::Client));
         let good = issue(&folder, "cloud", Usage::Server);
         for (server, name, reason) in [
-            (
-                issue(&foreign, "cloud", Usage::Server),
-                "localhost",
-                "UnknownIssuer",
-            ),
+            (issue(&foreign, "cloud", Usage::Server), "localhost", "UnknownIssuer"),
             (issue_expired(&folder, "old"), "localhost", "expired"),
-            (
-                issue(&folder, "client", Usage::Client),
-                "localhost",
-                "extended key usage",
-            ),
+            (issue(&folder, "client", Usage::Client), "localhost", "extended key usage"),
             (good, "other.example", "not valid for name"),
         ] {
             let met = meet(unchecked_server(&server), client.clone(), name).await;
@@ -480,22 +446,13 @@ mod tests {
             ..files
         };
         for (client, reason) in [
-            (
-                trusting(issue(&foreign, "edge", Usage::Client)),
-                "UnknownIssuer",
-            ),
+            (trusting(issue(&foreign, "edge", Usage::Client)), "UnknownIssuer"),
             (issue_expired(&folder, "old"), "expired"),
-            (
-                issue(&folder, "server", Usage::Server),
-                "extended key usage",
-            ),
+            (issue(&folder, "server", Usage::Server), "extended key usage"),
         ] {
             let met = meet(server.clone(), unchecked_client(&client), "localhost").await;
             let refused = met.server.expect_err(reason);
-            assert!(
-                refused.to_lowercase().contains(&reason.to_lowercase()),
-                "{refused}"
-            );
+            assert!(refused.to_lowercase().contains(&reason.to_lowercase()), "{refused}");
             assert!(met.client.is_err(), "{reason}");
         }
     }
@@ -534,34 +491,13 @@ mod tests {
         };
         let missing = folder.path().join("missing.pem");
         let table = [
-            (
-                with(&missing, &good.key, &good.authority),
-                ["certificate", "missing.pem"],
-            ),
-            (
-                with(&good.certificate, &missing, &good.authority),
-                ["private key", "missing.pem"],
-            ),
-            (
-                with(&good.certificate, &good.key, &missing),
-                ["authority", "missing.pem"],
-            ),
-            (
-                with(&text, &good.key, &good.authority),
-                ["text.pem", "-----BEGIN"],
-            ),
-            (
-                with(&torn, &good.key, &good.authority),
-                ["torn.pem", "broken"],
-            ),
-            (
-                with(&good.certificate, &text, &good.authority),
-                ["text.pem", "-----BEGIN"],
-            ),
-            (
-                with(&good.certificate, &good.key, &text),
-                ["text.pem", "-----BEGIN"],
-            ),
+            (with(&missing, &good.key, &good.authority), ["certificate", "missing.pem"]),
+            (with(&good.certificate, &missing, &good.authority), ["private key", "missing.pem"]),
+            (with(&good.certificate, &good.key, &missing), ["authority", "missing.pem"]),
+            (with(&text, &good.key, &good.authority), ["text.pem", "-----BEGIN"]),
+            (with(&torn, &good.key, &good.authority), ["torn.pem", "broken"]),
+            (with(&good.certificate, &text, &good.authority), ["text.pem", "-----BEGIN"]),
+            (with(&good.certificate, &good.key, &text), ["text.pem", "-----BEGIN"]),
             (
                 with(&good.certificate, &other.key, &good.authority),
                 ["other.key does not belong", "good.pem"],
