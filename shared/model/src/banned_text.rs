@@ -71,11 +71,7 @@ impl BannedText {
     /// Bytes further back than the text is long make no difference.
     pub fn mask(&self, held: &[u8]) -> TokenMask {
         let lengths = (0..self.text.len()).filter(|&len| held.ends_with(&self.text[..len]));
-        TokenMask::from_ids(
-            lengths
-                .flat_map(|len| self.completing[len].iter().copied())
-                .collect(),
-        )
+        TokenMask::from_ids(lengths.flat_map(|len| self.completing[len].iter().copied()).collect())
     }
 }
 

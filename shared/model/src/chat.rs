@@ -31,10 +31,7 @@ pub struct Message {
 impl Message {
     /// A message of this role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
+        Self { role: role.into(), content: content.into() }
     }
 }
 
@@ -144,14 +141,9 @@ impl ChatTemplate {
         messages: &[Message],
     ) -> Result<Vec<u32>, ModelError> {
         let marker = self.unused_char(messages)?;
-        let escaped: Vec<Message> = messages
-            .iter()
-            .map(|message| escape(message, tokenizer, marker))
-            .collect();
-        let text = ChatText {
-            marked: self.render(&escaped, true)?,
-            marker,
-        };
+        let escaped: Vec<Message> =
+            messages.iter().map(|message| escape(message, tokenizer, marker)).collect();
+        let text = ChatText { marked: self.render(&escaped, true)?, marker };
         Ok(text.encode(tokenizer))
     }
 
@@ -189,20 +181,15 @@ impl ChatTemplate {
                 |message: &Message| message.content.contains(char) || message.role.contains(char);
             self.source.contains(char) || messages.iter().any(in_message)
         };
-        ('\u{E000}'..='\u{F8FF}')
-            .find(|&char| !is_used(char))
-            .ok_or_else(|| ModelError::Template {
-                what: "the conversation uses every private-use character".to_owned(),
-            })
+        ('\u{E000}'..='\u{F8FF}').find(|&char| !is_used(char)).ok_or_else(|| ModelError::Template {
+            what: "the conversation uses every private-use character".to_owned(),
+        })
     }
 }
 
 /// Templates are published for an engine with these two switched on.
 fn published_syntax() -> Result<SyntaxConfig, ModelError> {
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     syntax.map_err(|error| template_fault(&error))
 }
 
@@ -215,9 +202,7 @@ fn raise_exception(message: String) -> Result<String, Error> {
 }
 
 fn template_fault(error: &Error) -> ModelError {
-    ModelError::Template {
-        what: error.to_string(),
-    }
+    ModelError::Template { what: error.to_string() }
 }
 
 /// Puts the marker behind the first character of each control text, wherever one begins.
@@ -255,15 +240,9 @@ fn split_at_sentinels(
                 what: format!("answer {index} is not rendered once and in order"),
             });
         };
-        pieces.push(ChatText {
-            marked: before.to_owned(),
-            marker,
-        });
+        pieces.push(ChatText { marked: before.to_owned(), marker });
         rest = after;
     }
-    pieces.push(ChatText {
-        marked: rest.to_owned(),
-        marker,
-    });
+    pieces.push(ChatText { marked: rest.to_owned(), marker });
     Ok(pieces)
 }

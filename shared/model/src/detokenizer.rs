@@ -73,10 +73,7 @@ mod tests {
     fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let piece = prop_oneof![
             prop::collection::vec(any::<u8>(), 0..6),
-            prop::collection::vec(
-                prop::sample::select(vec![0xF0, 0x9F, 0x98, 0x80, 0xE2]),
-                0..4
-            ),
+            prop::collection::vec(prop::sample::select(vec![0xF0, 0x9F, 0x98, 0x80, 0xE2]), 0..4),
             ".{0,3}".prop_map(String::into_bytes),
         ];
         prop::collection::vec(piece, 0..20)

@@ -85,10 +85,6 @@ pub enum ModelError {
 
 impl ModelError {
     pub(crate) fn bad_file(path: &Path, what: impl Into<String>, advice: &'static str) -> Self {
-        Self::BadFile {
-            path: path.to_owned(),
-            what: what.into(),
-            advice,
-        }
+        Self::BadFile { path: path.to_owned(), what: what.into(), advice }
     }
 }

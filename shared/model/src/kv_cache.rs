@@ -21,9 +21,7 @@ pub struct KvShape {
 impl KvShape {
     /// Bytes that one token takes.
     pub fn bytes_per_token(self) -> usize {
-        self.layers
-            .saturating_mul(self.width)
-            .saturating_mul(2 * size_of::<f32>())
+        self.layers.saturating_mul(self.width).saturating_mul(2 * size_of::<f32>())
     }
 }
 
@@ -44,11 +42,7 @@ struct Page {
 impl KvCache {
     /// An empty cache.
     pub fn new(shape: KvShape) -> Self {
-        Self {
-            shape,
-            pages: Vec::new(),
-            len_tokens: 0,
-        }
+        Self { shape, pages: Vec::new(), len_tokens: 0 }
     }
 
     /// What a token of this cache holds.
@@ -75,11 +69,7 @@ impl KvCache {
     /// A second cache with the same content. Pages are shared until one of the two writes.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self {
-            shape: self.shape,
-            pages: self.pages.clone(),
-            len_tokens: self.len_tokens,
-        }
+        Self { shape: self.shape, pages: self.pages.clone(), len_tokens: self.len_tokens }
     }
 
     /// Bytes of the pages it holds. A page shared by a fork counts in both.
@@ -92,10 +82,9 @@ impl KvCache {
     pub fn append(&mut self, tokens: usize) {
         let first_page = self.len_tokens / PAGE_TOKENS;
         self.len_tokens += tokens;
-        self.pages
-            .resize_with(self.len_tokens.div_ceil(PAGE_TOKENS), || {
-                Arc::new(Page::zeroed(self.shape))
-            });
+        self.pages.resize_with(self.len_tokens.div_ceil(PAGE_TOKENS), || {
+            Arc::new(Page::zeroed(self.shape))
+        });
         for page in self.pages.iter_mut().skip(first_page) {
             Arc::make_mut(page);
         }
@@ -118,17 +107,13 @@ impl KvCache {
     /// One layer's keys and values page by page, each `[PAGE_TOKENS, shape.width]`; what lies
     /// behind the last held token is unspecified.
     pub fn pages(&self, layer: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
-        self.pages
-            .iter()
-            .map(move |page| page.layer(self.shape, layer))
+        self.pages.iter().map(move |page| page.layer(self.shape, layer))
     }
 }
 
 impl Page {
     fn zeroed(shape: KvShape) -> Self {
-        Self {
-            values: vec![0.0; shape.layers * 2 * PAGE_TOKENS * shape.width],
-        }
+        Self { values: vec![0.0; shape.layers * 2 * PAGE_TOKENS * shape.width] }
     }
 
     fn layer(&self, shape: KvShape, layer: usize) -> (&[f32], &[f32]) {
@@ -146,10 +131,7 @@ impl Page {
 mod tests {
     use super::*;
 
-    const SHAPE: KvShape = KvShape {
-        layers: 2,
-        width: 3,
-    };
+    const SHAPE: KvShape = KvShape { layers: 2, width: 3 };
 
     fn push(cache: &mut KvCache, value: f32) {
         cache.append(1);
@@ -160,9 +142,7 @@ mod tests {
     }
 
     fn content(cache: &KvCache) -> Vec<f32> {
-        let keys = cache
-            .pages(1)
-            .flat_map(|(keys, _)| keys.chunks(3).map(|key| key[0]));
+        let keys = cache.pages(1).flat_map(|(keys, _)| keys.chunks(3).map(|key| key[0]));
         keys.take(cache.len_tokens()).collect()
     }
 
@@ -187,15 +167,7 @@ mod tests {
 
     #[test]
     fn a_cut_is_exact_and_gives_pages_back() {
-        for (len, cut) in [
-            (70_u8, 0),
-            (70, 1),
-            (70, 32),
-            (70, 33),
-            (70, 70),
-            (70, 99),
-            (0, 5),
-        ] {
+        for (len, cut) in [(70_u8, 0), (70, 1), (70, 32), (70, 33), (70, 70), (70, 99), (0, 5)] {
             let mut cache = filled(len);
             let expected: Vec<f32> = content(&cache).into_iter().take(cut).collect();
             cache.truncate(cut);
@@ -212,11 +184,7 @@ mod tests {
         let origin = filled(70);
         let mut fork = origin.fork();
         push(&mut fork, 1.0);
-        let shared = origin
-            .pages
-            .iter()
-            .zip(&fork.pages)
-            .filter(|(a, b)| Arc::ptr_eq(a, b));
+        let shared = origin.pages.iter().zip(&fork.pages).filter(|(a, b)| Arc::ptr_eq(a, b));
         assert_eq!(shared.count(), 2);
     }
 }

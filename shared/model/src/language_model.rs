@@ -86,10 +86,7 @@ impl Logits {
     pub fn new(mut values: Vec<f32>, vocabulary_tokens: usize) -> Self {
         let width = vocabulary_tokens.max(1);
         values.truncate(values.len() / width * width);
-        Self {
-            values,
-            vocabulary_tokens: width,
-        }
+        Self { values, vocabulary_tokens: width }
     }
 
     /// How many positions are here.
@@ -127,32 +124,16 @@ pub(crate) fn check_rows(
 }
 
 fn check_row(index: usize, row: &Row<'_>, shape: ModelShape) -> Result<(), ModelError> {
-    let ModelShape {
-        vocabulary_tokens,
-        context_tokens,
-        ..
-    } = shape;
+    let ModelShape { vocabulary_tokens, context_tokens, .. } = shape;
     if row.tokens.is_empty() {
         return Err(ModelError::EmptyRow { row: index });
     }
     let wanted_tokens = row.cache.len_tokens().saturating_add(row.tokens.len());
     if wanted_tokens > context_tokens {
-        return Err(ModelError::ContextFull {
-            row: index,
-            wanted_tokens,
-            context_tokens,
-        });
+        return Err(ModelError::ContextFull { row: index, wanted_tokens, context_tokens });
     }
-    match row
-        .tokens
-        .iter()
-        .find(|&&id| id as usize >= vocabulary_tokens)
-    {
-        Some(&id) => Err(ModelError::TokenOutOfRange {
-            row: index,
-            id,
-            vocabulary_tokens,
-        }),
+    match row.tokens.iter().find(|&&id| id as usize >= vocabulary_tokens) {
+        Some(&id) => Err(ModelError::TokenOutOfRange { row: index, id, vocabulary_tokens }),
         None => Ok(()),
     }
 }

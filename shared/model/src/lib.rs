@@ -19,12 +19,14 @@ mod banned_text;
 mod chat;
 mod detokenizer;
 mod error;
+mod gguf;
 mod kv_cache;
 mod language_model;
 mod load;
 mod noise;
 mod sampler;
 mod tokenizer;
+mod transformer;
 
 #[cfg(feature = "scripted")]
 pub mod scripted;

@@ -60,9 +60,7 @@ impl NoiseKey {
     }
 
     fn bits(self, id: u32) -> u64 {
-        let stepped = self
-            .0
-            .wrapping_add(u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let stepped = self.0.wrapping_add(u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         finalise(stepped)
     }
 }

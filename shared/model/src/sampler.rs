@@ -24,19 +24,11 @@ pub struct Sampling {
 
 impl Sampling {
     /// The most likely token, always.
-    pub const GREEDY: Self = Self {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-    };
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
 
     /// Plain sampling at a temperature, nothing cut off.
     pub fn at_temperature(temperature: f32) -> Self {
-        Self {
-            temperature,
-            ..Self::GREEDY
-        }
+        Self { temperature, ..Self::GREEDY }
     }
 }
 
@@ -64,13 +56,8 @@ pub fn sample(logits: &[f32], sampling: &Sampling, key: NoiseKey, masked: &Token
     } else {
         most_likely(logits, masked)
     };
-    let id = chosen
-        .or_else(|| most_likely(logits, &TokenMask::none()))
-        .unwrap_or(0);
-    Sampled {
-        id,
-        logprob: log_probability(logits, id),
-    }
+    let id = chosen.or_else(|| most_likely(logits, &TokenMask::none())).unwrap_or(0);
+    Sampled { id, logprob: log_probability(logits, id) }
 }
 
 /// Entropy in nats of the softmax of the raw logits.
@@ -83,11 +70,7 @@ pub fn entropy_nats(logits: &[f32]) -> f64 {
         total += weight;
         weighted += weight * above;
     }
-    if total > 0.0 {
-        (total.ln() - weighted / total).max(0.0)
-    } else {
-        0.0
-    }
+    if total > 0.0 { (total.ln() - weighted / total).max(0.0) } else { 0.0 }
 }
 
 /// The `k` most likely ids with their log-probabilities (of the softmax of the raw logits), most
@@ -96,10 +79,7 @@ pub fn top_log_probabilities(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let normaliser = log_normaliser(logits);
     let mut candidates = candidates(logits, &TokenMask::none());
     keep_top(&mut candidates, k);
-    candidates
-        .iter()
-        .map(|c| (c.id, narrow(f64::from(c.logit) - normaliser)))
-        .collect()
+    candidates.iter().map(|c| (c.id, narrow(f64::from(c.logit) - normaliser))).collect()
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -110,15 +90,9 @@ struct Candidate {
 
 impl Candidate {
     /// Most likely first, then the lower id.
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "sorting compares references"
-    )]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "sorting compares references")]
     fn rank(&self, other: &Self) -> Ordering {
-        other
-            .logit
-            .total_cmp(&self.logit)
-            .then(self.id.cmp(&other.id))
+        other.logit.total_cmp(&self.logit).then(self.id.cmp(&other.id))
     }
 }
 
@@ -145,10 +119,7 @@ fn candidates(logits: &[f32], masked: &TokenMask) -> Vec<Candidate> {
         while masked.next_if(|&mask| mask < id).is_some() {}
         if masked.peek() != Some(&id) && logit > f32::NEG_INFINITY {
             // Adding zero makes −0 the equal of 0, as comparing floats has it.
-            kept.push(Candidate {
-                id,
-                logit: logit + 0.0,
-            });
+            kept.push(Candidate { id, logit: logit + 0.0 });
         }
     }
     kept
@@ -246,24 +217,15 @@ fn max_logit(logits: &[f32]) -> f64 {
 fn log_normaliser(logits: &[f32]) -> f64 {
     let max = max_logit(logits);
     let numbers = logits.iter().filter(|logit| !logit.is_nan());
-    max + numbers
-        .map(|logit| (f64::from(*logit) - max).exp())
-        .sum::<f64>()
-        .ln()
+    max + numbers.map(|logit| (f64::from(*logit) - max).exp()).sum::<f64>().ln()
 }
 
 fn log_probability(logits: &[f32], id: u32) -> f32 {
-    let logit = logits
-        .get(id as usize)
-        .copied()
-        .unwrap_or(f32::NEG_INFINITY);
+    let logit = logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
     narrow(f64::from(logit) - log_normaliser(logits))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a log-probability is reported as f32"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "a log-probability is reported as f32")]
 fn narrow(value: f64) -> f32 {
     value as f32
 }

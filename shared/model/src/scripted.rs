@@ -12,10 +12,7 @@ use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
 use crate::tokenizer::{PreTokenizer, TokenKind, Tokenizer, TokenizerParts, byte_token_text};
 
 /// Two exact floats a token: an id's low and high half.
-const SHAPE: KvShape = KvShape {
-    layers: 1,
-    width: 2,
-};
+const SHAPE: KvShape = KvShape { layers: 1, width: 2 };
 
 /// All ids so far to the next one.
 type Rule = dyn Fn(&[u32]) -> u32 + Send;
@@ -32,10 +29,7 @@ pub struct ScriptedModel {
 impl std::fmt::Debug for ScriptedModel {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = formatter.debug_struct("ScriptedModel");
-        debug
-            .field("shape", &self.shape)
-            .field("forwards", &self.forwards)
-            .finish_non_exhaustive()
+        debug.field("shape", &self.shape).field("forwards", &self.forwards).finish_non_exhaustive()
     }
 }
 
@@ -55,13 +49,7 @@ impl ScriptedModel {
         };
         let rule = Box::new(rule);
         let step_delay = Duration::ZERO;
-        Self {
-            shape,
-            rule,
-            step_delay,
-            fault_at_forward: None,
-            forwards: 0,
-        }
+        Self { shape, rule, step_delay, fault_at_forward: None, forwards: 0 }
     }
 
     /// Every forward takes at least this long, however many rows it has.
@@ -84,12 +72,7 @@ impl ScriptedModel {
         let positions = row.logits.positions(row.tokens.len());
         let mut values = Vec::with_capacity(positions * vocabulary_tokens);
         for len in ids.len() - positions + 1..=ids.len() {
-            push_logits(
-                &ids[..len],
-                (self.rule)(&ids[..len]),
-                vocabulary_tokens,
-                &mut values,
-            );
+            push_logits(&ids[..len], (self.rule)(&ids[..len]), vocabulary_tokens, &mut values);
         }
         Logits::new(values, vocabulary_tokens)
     }
@@ -112,9 +95,7 @@ impl LanguageModel for ScriptedModel {
         rows.iter_mut().for_each(append_ids);
         if self.fault_at_forward == Some(forward) {
             rows.iter_mut().for_each(take_back);
-            return Err(ModelError::Fault {
-                what: format!("scripted fault at forward {forward}"),
-            });
+            return Err(ModelError::Fault { what: format!("scripted fault at forward {forward}") });
         }
         Ok(rows.iter().map(|row| self.logits_of(row)).collect())
     }
@@ -124,8 +105,7 @@ fn append_ids(row: &mut Row<'_>) {
     let first = row.cache.len_tokens();
     row.cache.append(row.tokens.len());
     for (position, &id) in (first..).zip(row.tokens) {
-        row.cache
-            .write(0, position, &halves(id), &halves(wrap(position)));
+        row.cache.write(0, position, &halves(id), &halves(wrap(position)));
     }
 }
 
@@ -143,11 +123,7 @@ pub fn read_ids(cache: &KvCache) -> Vec<u32> {
     for (keys, values) in cache.pages(0) {
         let held = PAGE_TOKENS.min(cache.len_tokens() - ids.len());
         for (key, value) in keys.chunks_exact(2).zip(values.chunks_exact(2)).take(held) {
-            assert_eq!(
-                whole(value),
-                wrap(ids.len()),
-                "the cache mixed its positions up"
-            );
+            assert_eq!(whole(value), wrap(ids.len()), "the cache mixed its positions up");
             ids.push(whole(key));
         }
     }
@@ -165,16 +141,11 @@ pub fn hash_rule(seed: u64, range: Range<u32>) -> impl Fn(&[u32]) -> u32 + Send 
 ///
 /// # Panics
 /// Never: this vocabulary is always complete.
-#[expect(
-    clippy::expect_used,
-    reason = "a vocabulary of all bytes has nothing that can be missing"
-)]
+#[expect(clippy::expect_used, reason = "a vocabulary of all bytes has nothing that can be missing")]
 pub fn byte_tokenizer(extra_added: &[(&str, TokenKind)]) -> Tokenizer {
     let bytes = (0..=255).map(|byte| (byte_token_text(byte), TokenKind::Normal));
     let end = ("<|endoftext|>".to_owned(), TokenKind::Control);
-    let extra = extra_added
-        .iter()
-        .map(|(text, kind)| ((*text).to_owned(), *kind));
+    let extra = extra_added.iter().map(|(text, kind)| ((*text).to_owned(), *kind));
     Tokenizer::build(TokenizerParts {
         tokens: bytes.chain([end]).chain(extra).collect(),
         merges: Vec::new(),
@@ -194,9 +165,7 @@ fn push_logits(ids: &[u32], rule_says: u32, vocabulary_tokens: usize, out: &mut 
 }
 
 fn hash_ids(seed: u64, ids: &[u32]) -> u64 {
-    ids.iter().fold(mix(seed), |hash, &id| {
-        mix(hash ^ u64::from(id).wrapping_add(1))
-    })
+    ids.iter().fold(mix(seed), |hash, &id| mix(hash ^ u64::from(id).wrapping_add(1)))
 }
 
 fn mix(mut x: u64) -> u64 {
@@ -212,33 +181,20 @@ fn unit(bits: u64) -> f32 {
 }
 
 fn halves(id: u32) -> [f32; 2] {
-    [
-        f32::from((id & 0xFFFF) as u16),
-        f32::from((id >> 16) as u16),
-    ]
+    [f32::from((id & 0xFFFF) as u16), f32::from((id >> 16) as u16)]
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "16-bit whole numbers"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "16-bit whole numbers")]
 fn whole(halves: &[f32]) -> u32 {
     (halves[0] as u32) | ((halves[1] as u32) << 16)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "positions are far below 2^32"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "positions are far below 2^32")]
 fn wrap(position: usize) -> u32 {
     position as u32
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the value is below a 32-bit width"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the value is below a 32-bit width")]
 fn low_half(value: u64) -> u32 {
     value as u32
 }

@@ -67,7 +67,6 @@ pub enum AddedTokens {
 pub(crate) enum PreTokenizer {
     /// GPT-2's expression.
     Gpt2,
-    #[expect(dead_code, reason = "model files name it")]
     /// Each digit alone, then GPT-2's expression.
     SmolLm,
 }
@@ -119,40 +118,18 @@ impl Tokenizer {
         let byte_tokens = find_byte_tokens(&bytes, &ends, &kinds);
         let end_ids = find_end_ids(&parts);
         let merger = build_merger(parts)?;
-        let vocabulary = Vocabulary {
-            bytes,
-            ends,
-            kinds,
-            end_ids,
-            byte_tokens,
-            merger,
-        };
+        let vocabulary = Vocabulary { bytes, ends, kinds, end_ids, byte_tokens, merger };
         let parsed = added_ids_longest_first(&vocabulary);
-        Ok(Self {
-            vocabulary: Arc::new(vocabulary),
-            parsed: parsed.into(),
-        })
+        Ok(Self { vocabulary: Arc::new(vocabulary), parsed: parsed.into() })
     }
 
     /// The same tokenizer, to which added tokens with these texts are plain text: texts that a
     /// program gives a meaning of its own must not become ids in prompts.
     #[must_use]
     pub fn with_plain_texts(&self, texts: &[&str]) -> Self {
-        let is_plain = |id: u32| {
-            texts
-                .iter()
-                .any(|text| text.as_bytes() == self.token_bytes(id))
-        };
-        let parsed: Vec<u32> = self
-            .parsed
-            .iter()
-            .copied()
-            .filter(|&id| !is_plain(id))
-            .collect();
-        Self {
-            vocabulary: Arc::clone(&self.vocabulary),
-            parsed: parsed.into(),
-        }
+        let is_plain = |id: u32| texts.iter().any(|text| text.as_bytes() == self.token_bytes(id));
+        let parsed: Vec<u32> = self.parsed.iter().copied().filter(|&id| !is_plain(id)).collect();
+        Self { vocabulary: Arc::clone(&self.vocabulary), parsed: parsed.into() }
     }
 
     /// Ids of a text. Nothing is put in front of it.
@@ -196,11 +173,7 @@ impl Tokenizer {
 
     /// What an id stands for; ids out of range are placeholders.
     pub fn kind(&self, id: u32) -> TokenKind {
-        self.vocabulary
-            .kinds
-            .get(id as usize)
-            .copied()
-            .unwrap_or(TokenKind::Placeholder)
+        self.vocabulary.kinds.get(id as usize).copied().unwrap_or(TokenKind::Placeholder)
     }
 
     /// Whether a token is not for readers: control tokens and placeholders.
@@ -268,19 +241,14 @@ impl Tokenizer {
     }
 
     fn added_token_at(&self, bytes: &[u8]) -> Option<u32> {
-        self.parsed
-            .iter()
-            .copied()
-            .find(|&id| bytes.starts_with(self.token_bytes(id)))
+        self.parsed.iter().copied().find(|&id| bytes.starts_with(self.token_bytes(id)))
     }
 
     /// Texts of control tokens: what chat contents may not turn into.
     pub(crate) fn control_texts(&self) -> impl Iterator<Item = &[u8]> {
         let ids = (0..).zip(&self.vocabulary.kinds);
         let control = ids.filter(|(_, kind)| **kind == TokenKind::Control);
-        control
-            .map(|(id, _)| self.token_bytes(id))
-            .filter(|bytes| !bytes.is_empty())
+        control.map(|(id, _)| self.token_bytes(id)).filter(|bytes| !bytes.is_empty())
     }
 
     fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) {
@@ -295,9 +263,7 @@ impl Tokenizer {
     }
 
     fn single_bytes(&self, bytes: &[u8]) -> impl Iterator<Item = u32> {
-        bytes
-            .iter()
-            .filter_map(|&byte| self.vocabulary.byte_tokens[usize::from(byte)])
+        bytes.iter().filter_map(|&byte| self.vocabulary.byte_tokens[usize::from(byte)])
     }
 }
 
@@ -306,10 +272,7 @@ struct Alphabet {
     /// Byte of each stand-in, by code point.
     bytes: Vec<Option<u8>>,
     /// Stand-in of each byte.
-    #[cfg_attr(
-        not(feature = "scripted"),
-        expect(dead_code, reason = "tests write vocabularies")
-    )]
+    #[cfg_attr(not(feature = "scripted"), expect(dead_code, reason = "tests write vocabularies"))]
     chars: Vec<char>,
 }
 
@@ -320,11 +283,7 @@ impl Alphabet {
         let mut next_stand_in = '\u{100}';
         for byte in 0..=255_u8 {
             let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-            let stand_in = if printable {
-                char::from(byte)
-            } else {
-                next_stand_in
-            };
+            let stand_in = if printable { char::from(byte) } else { next_stand_in };
             if !printable {
                 next_stand_in = char::from_u32(u32::from(next_stand_in) + 1).unwrap_or_default();
             }
@@ -360,28 +319,15 @@ pub(crate) fn byte_token_text(byte: u8) -> String {
 fn check_sizes(parts: &TokenizerParts) -> Result<(), ModelError> {
     let fault = |what: String| Err(ModelError::Tokenizer { what });
     if parts.tokens.is_empty() || u32::try_from(parts.tokens.len()).is_err() {
-        return fault(format!(
-            "{} tokens are not a vocabulary",
-            parts.tokens.len()
-        ));
+        return fault(format!("{} tokens are not a vocabulary", parts.tokens.len()));
     }
-    if let Some(long) = parts
-        .tokens
-        .iter()
-        .position(|token| token.0.len() > limits::TOKEN_BYTES_MAX)
+    if let Some(long) =
+        parts.tokens.iter().position(|token| token.0.len() > limits::TOKEN_BYTES_MAX)
     {
-        return fault(format!(
-            "token {long} is longer than {} bytes",
-            limits::TOKEN_BYTES_MAX
-        ));
+        return fault(format!("token {long} is longer than {} bytes", limits::TOKEN_BYTES_MAX));
     }
-    let past = parts
-        .end_ids
-        .iter()
-        .find(|&&id| id as usize >= parts.tokens.len());
-    past.map_or(Ok(()), |id| {
-        fault(format!("end token {id} is outside of the vocabulary"))
-    })
+    let past = parts.end_ids.iter().find(|&&id| id as usize >= parts.tokens.len());
+    past.map_or(Ok(()), |id| fault(format!("end token {id} is outside of the vocabulary")))
 }
 
 fn find_byte_tokens(bytes: &[u8], ends: &[usize], kinds: &[TokenKind]) -> Vec<Option<u32>> {
@@ -407,15 +353,9 @@ fn find_end_ids(parts: &TokenizerParts) -> HashSet<u32> {
 fn added_ids_longest_first(vocabulary: &Vocabulary) -> Vec<u32> {
     let len = |id: &u32| {
         let index = *id as usize;
-        vocabulary.ends[index]
-            - index
-                .checked_sub(1)
-                .map_or(0, |before| vocabulary.ends[before])
+        vocabulary.ends[index] - index.checked_sub(1).map_or(0, |before| vocabulary.ends[before])
     };
-    let ids = (0..)
-        .zip(&vocabulary.kinds)
-        .filter(|(_, kind)| kind.is_added())
-        .map(|(id, _)| id);
+    let ids = (0..).zip(&vocabulary.kinds).filter(|(_, kind)| kind.is_added()).map(|(id, _)| id);
     let mut ids: Vec<u32> = ids.filter(|id| len(id) > 0).collect();
     ids.sort_by_key(|id| std::cmp::Reverse(len(id)));
     ids
@@ -423,13 +363,9 @@ fn added_ids_longest_first(vocabulary: &Vocabulary) -> Vec<u32> {
 
 fn build_merger(parts: TokenizerParts) -> Result<tokenizers::Tokenizer, ModelError> {
     let fault = |what: String| ModelError::Tokenizer { what };
-    let normal = (0..)
-        .zip(parts.tokens)
-        .filter(|(_, (_, kind))| *kind == TokenKind::Normal);
+    let normal = (0..).zip(parts.tokens).filter(|(_, (_, kind))| *kind == TokenKind::Normal);
     let vocabulary: Vocab = normal.map(|(id, (text, _))| (text, id)).collect();
-    let model = BPE::builder()
-        .vocab_and_merges(vocabulary, parts.merges)
-        .build();
+    let model = BPE::builder().vocab_and_merges(vocabulary, parts.merges).build();
     let model = model.map_err(|error| fault(format!("merges do not fit the tokens: {error}")))?;
     let byte_level = PreTokenizerWrapper::from(ByteLevel::new(false, false, true));
     let steps = match parts.pre_tokenizer {
