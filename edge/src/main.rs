@@ -1,3 +1,190 @@
-//! The program: flags, settings, serve.
+//! The program `relay-edge`: flags, settings, one session, its answers. Everything it prints to
+//! standard output is the answer, or the JSON object that was asked for.
 
-fn main() {}
+mod command_line;
+mod printer;
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use prometheus_client::registry::Registry;
+use relay::command::{CLOSE, OPEN};
+use relay_chassis::shutdown::{Shutdown, Trigger};
+use relay_chassis::{settings, telemetry};
+use relay_edge::config::ENV_PREFIX;
+use relay_edge::metrics::Metrics;
+use relay_edge::{EdgeError, EdgeSettings, Question, Report, Session};
+use relay_model::{LoadOptions, load};
+use tokio::sync::mpsc;
+
+use command_line::{Ask, Chat, Command, CommandLine, Options};
+use printer::{Printer, show_note, show_summary};
+
+/// Lines of standard input that wait for their answer.
+const LINES_MAX: usize = 16;
+
+/// No whole answer.
+const EXIT_FAILED: u8 = 1;
+/// Wrong usage or settings; clap exits with the same.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let CommandLine { command } = CommandLine::parse();
+    let options = match &command {
+        Command::Ask(ask) => &ask.options,
+        Command::Chat(chat) => &chat.options,
+    };
+    let settings = match prepare(options) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error, EXIT_USAGE),
+    };
+    match serve(&command, settings) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_FAILED),
+        Err(error) => {
+            let is_usage = error.downcast_ref::<EdgeError>().is_some_and(|error| {
+                matches!(error, EdgeError::Config(_) | EdgeError::Tls(_) | EdgeError::EmptyPrompt)
+            });
+            fail(&error, if is_usage { EXIT_USAGE } else { EXIT_FAILED })
+        }
+    }
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    show_note(&format!("error: {error:#}\n"));
+    ExitCode::from(code)
+}
+
+fn prepare(options: &Options) -> anyhow::Result<EdgeSettings> {
+    let settings: EdgeSettings =
+        settings::load(options.config.as_deref(), ENV_PREFIX, &options.overrides())?;
+    settings.validate()?;
+    telemetry::init_tracing(&settings.log.filter, settings.log.format)?;
+    Ok(settings)
+}
+
+/// Runs the command. False: there was an answer, but not a whole one.
+fn serve(command: &Command, settings: EdgeSettings) -> anyhow::Result<bool> {
+    // The model has a thread of its own; what is left is one conversation's network traffic.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("the runtime does not start")?;
+    runtime.block_on(async {
+        let (cancel, trigger) = Shutdown::manual();
+        let signals = Shutdown::on_signals().context("signals cannot be heard")?;
+        let on_signal = trigger.clone();
+        tokio::spawn(async move {
+            signals.begun().await;
+            on_signal.begin();
+        });
+        let mut session = open_session(settings)?;
+        let is_whole = match command {
+            Command::Ask(asked) => ask(&mut session, asked, &cancel, &trigger).await,
+            Command::Chat(Chat { .. }) => chat(&mut session, &cancel, &trigger).await,
+        };
+        session.close().await;
+        is_whole
+    })
+}
+
+fn open_session(settings: EdgeSettings) -> anyhow::Result<Session> {
+    let plain_texts = vec![OPEN.to_owned(), CLOSE.to_owned()];
+    let model = load(&settings.model, &LoadOptions { plain_texts })?;
+    let metrics = Metrics::register(&mut Registry::default());
+    Ok(Session::new(settings, model, metrics)?)
+}
+
+async fn ask(
+    session: &mut Session,
+    asked: &Ask,
+    cancel: &Shutdown,
+    trigger: &Trigger,
+) -> anyhow::Result<bool> {
+    let question = if asked.raw_prompt {
+        Question::Raw(&asked.question)
+    } else {
+        Question::Chat(&asked.question)
+    };
+    let report = if asked.json {
+        let report = session.answer(question, &mut |_, _| {}, cancel).await?;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{}", serde_json::to_string(&report)?).context("standard output")?;
+        report
+    } else {
+        show_answer(session, question, cancel, trigger).await?
+    };
+    if let Some(path) = &asked.report {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, text).with_context(|| format!("the report {}", path.display()))?;
+    }
+    Ok(!report.is_cancelled())
+}
+
+/// Shows an answer as it comes, and its account. A reader that has gone away cancels it.
+async fn show_answer(
+    session: &mut Session,
+    question: Question<'_>,
+    cancel: &Shutdown,
+    trigger: &Trigger,
+) -> Result<Report, EdgeError> {
+    let mut printer = Printer::on_stdout();
+    let mut show = |author, text: &str| {
+        if printer.show(author, text).is_err() {
+            trigger.begin();
+        }
+    };
+    let answered = session.answer(question, &mut show, cancel).await;
+    if printer.end().is_err() {
+        trigger.begin();
+    }
+    let report = answered?;
+    show_summary(&report.summary());
+    Ok(report)
+}
+
+async fn chat(session: &mut Session, cancel: &Shutdown, trigger: &Trigger) -> anyhow::Result<bool> {
+    let is_terminal = std::io::stdin().is_terminal();
+    let mut lines = read_lines()?;
+    let mut is_whole = true;
+    loop {
+        if is_terminal {
+            show_note("> ");
+        }
+        let line = tokio::select! {
+            line = lines.recv() => line,
+            () = cancel.begun() => None,
+        };
+        let Some(line) = line else { return Ok(is_whole) };
+        match line.trim() {
+            "" => {}
+            "/quit" => return Ok(is_whole),
+            question => {
+                let question = Question::Chat(question);
+                let report = show_answer(session, question, cancel, trigger).await?;
+                is_whole = !report.is_cancelled();
+            }
+        }
+    }
+}
+
+/// Standard input, line by line. The thread ends with the input, or with the process: a read that
+/// waits for a terminal cannot be called off.
+fn read_lines() -> anyhow::Result<mpsc::Receiver<String>> {
+    let (sender, lines) = mpsc::channel(LINES_MAX);
+    std::thread::Builder::new()
+        .name("lines".to_owned())
+        .spawn(move || {
+            for line in std::io::stdin().lock().lines() {
+                let Ok(line) = line else { return };
+                if sender.blocking_send(line).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("no thread to read standard input")?;
+    Ok(lines)
+}
