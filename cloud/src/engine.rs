@@ -1,0 +1,338 @@
+//! The one thread that owns model and sessions. Turn by turn it takes what came in, ends what is
+//! over, gives free places away and runs one step. Everything that is decided is decided
+//! elsewhere: who may come in by `admission`, who runs by `scheduler`, what a log holds by
+//! `session`. It must not know of gRPC or TLS.
+//!
+//! | File | Owns |
+//! |---|---|
+//! | `engine/handle.rs` | the other side of the channel: what the service calls |
+//! | `engine/intake.rs` | an attempt on its way in, in PROTOCOL.md's order; *Forget* |
+//! | `engine/step.rs` | one step: plan, forward, sample, deliver |
+
+mod handle;
+mod intake;
+mod step;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Instant;
+
+use relay::call::{Description, FinishReason, LoadHint};
+use relay::command;
+use relay_chassis::health::{Health, HealthState};
+use relay_model::{LanguageModel, TokenMask, Tokenizer};
+use tokio::sync::watch;
+
+use crate::admission::{self, CallPlaces, Load, Rates};
+use crate::call::{Call, End, Phase};
+use crate::metrics::{Bound, Metrics};
+use crate::scheduler::{Places, StepLimits, Waiting, next_to_run};
+use crate::session::Session;
+use crate::store::{SessionKey, SessionStore, StoreLimits, Tenant};
+
+use handle::Command;
+pub use handle::EngineHandle;
+
+mod limits {
+    use std::time::Duration;
+
+    /// Commands between service and engine: attempts, forgets and the drain. A full channel
+    /// refuses with `overloaded`; the engine empties it each turn.
+    pub(super) const COMMANDS_MAX: usize = 1024;
+    /// How often an idle engine looks for sessions to expire.
+    pub(super) const IDLE_TURN: Duration = Duration::from_millis(500);
+    /// So many failed steps in a row, and the daemon says that it needs a restart.
+    pub(super) const FAULTS_IN_A_ROW_MAX: u32 = 3;
+}
+
+/// Where the engine reads the time: a test moves it by hand.
+pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// The bounds the engine keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineLimits {
+    /// How many calls.
+    pub places: CallPlaces,
+    /// How much a step.
+    pub step: StepLimits,
+    /// How many sessions, and how large.
+    pub store: StoreLimits,
+}
+
+/// What an engine is made of.
+pub struct EngineParts {
+    /// The weights.
+    pub model: Box<dyn LanguageModel>,
+    /// Their tokenizer: which ids end the text, which exist.
+    pub tokenizer: Arc<Tokenizer>,
+    /// What Describe says.
+    pub description: Description,
+    /// The bounds.
+    pub limits: EngineLimits,
+    /// The time.
+    pub clock: Clock,
+    /// The counters.
+    pub metrics: Metrics,
+    /// Told when steps fail again and again.
+    pub health: Health,
+}
+
+/// Model, sessions and calls.
+pub struct Engine {
+    model: Box<dyn LanguageModel>,
+    tokenizer: Arc<Tokenizer>,
+    masked: TokenMask,
+    context_tokens: usize,
+    budget_ms_max: u32,
+    limits: EngineLimits,
+    clock: Clock,
+    metrics: Metrics,
+    health: Health,
+    inbox: Receiver<Command>,
+    store: SessionStore,
+    calls: BTreeMap<u64, Call>,
+    /// The step that last gave a tenant prefill or a check; only of tenants with calls.
+    tenants: HashMap<Tenant, u64>,
+    calls_made: u64,
+    steps_made: u64,
+    rates: Rates,
+    faults_in_a_row: u32,
+    drain_until: Option<Instant>,
+    drained: watch::Sender<bool>,
+    stopped: bool,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Engine");
+        debug.field("calls", &self.calls.len()).field("sessions", &self.store.sessions());
+        debug.field("steps_made", &self.steps_made).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An engine without calls, and the handle that brings it some.
+    pub fn new(parts: EngineParts) -> (Self, EngineHandle) {
+        let (sender, inbox): (SyncSender<Command>, _) = sync_channel(limits::COMMANDS_MAX);
+        let vocabulary_tokens =
+            parts.model.shape().vocabulary_tokens.min(parts.tokenizer.vocabulary_tokens());
+        let (drained, watch_drained) = watch::channel(false);
+        set_limits(&parts);
+        let handle = EngineHandle::new(&parts, vocabulary_tokens, sender, watch_drained);
+        let engine = Self {
+            masked: never_drawn(&parts),
+            context_tokens: parts.description.context_tokens as usize,
+            budget_ms_max: parts.description.limits.budget_ms_max,
+            model: parts.model,
+            tokenizer: parts.tokenizer,
+            limits: parts.limits,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            health: parts.health,
+            inbox,
+            store: SessionStore::new(parts.limits.store),
+            calls: BTreeMap::new(),
+            tenants: HashMap::new(),
+            calls_made: 0,
+            steps_made: 0,
+            rates: Rates::default(),
+            faults_in_a_row: 0,
+            drain_until: None,
+            drained,
+            stopped: false,
+        };
+        (engine, handle)
+    }
+
+    /// Runs until it is told to stop, or nobody is left who could bring a call.
+    pub fn run(mut self) {
+        while !self.stopped {
+            if self.turn() {
+                continue;
+            }
+            match self.inbox.recv_timeout(limits::IDLE_TURN) {
+                Ok(command) => self.obey(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.stopped = true,
+            }
+        }
+        tracing::info!(steps = self.steps_made, "engine stops");
+    }
+
+    /// One turn: commands, ends, places, one step. False if there was nothing to step.
+    pub fn turn(&mut self) -> bool {
+        for _ in 0..limits::COMMANDS_MAX {
+            let Ok(command) = self.inbox.try_recv() else { break };
+            self.obey(command);
+        }
+        let now = (self.clock)();
+        self.store.expire(now);
+        self.reap(now);
+        self.give_places();
+        let stepped = self.step();
+        self.note_state();
+        stepped
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Call(submission) => self.take_in(*submission),
+            Command::Forget { key, done } => {
+                self.forget(&key);
+                // Whoever asked may be gone; the session is too.
+                let _ = done.send(());
+            }
+            Command::Drain { until } => self.drain_until = Some(until),
+            Command::Stop => self.stopped = true,
+        }
+    }
+
+    /// Ends what nobody reads, what has no time left and, past the drain's limit, everything.
+    fn reap(&mut self, now: Instant) {
+        let step = self.rates.pace(now).step.unwrap_or_default();
+        let drain_over = self.drain_until.is_some_and(|until| now >= until);
+        let over = |call: &Call| {
+            let left = call.time_left(now);
+            if call.is_gone() {
+                Some(FinishReason::Cancelled)
+            } else if drain_over {
+                Some(FinishReason::Draining)
+            } else if left.is_zero() || left < step {
+                Some(FinishReason::Deadline)
+            } else {
+                None
+            }
+        };
+        let ends: Vec<_> = self.calls.values().map(|call| (call.number, over(call))).collect();
+        for (number, reason) in ends {
+            if let Some(reason) = reason {
+                self.end(number, End::Finished(reason), now);
+            }
+        }
+    }
+
+    /// Gives free places away, as far as the bytes of KV reach.
+    fn give_places(&mut self) {
+        while let Some(number) = self.next_to_run() {
+            let Some(call) = self.calls.get_mut(&number) else { return };
+            let log_tokens = self.store.get(&call.key).map_or(0, Session::log_tokens);
+            let tokens = (log_tokens + call.tokens_left() as usize).min(self.context_tokens);
+            let bytes = kv_bytes(tokens, self.model.shape().kv_bytes_per_token);
+            if !self.store.reserve(&call.key, bytes) {
+                return;
+            }
+            call.phase = Phase::Running { served_step: self.steps_made };
+        }
+    }
+
+    fn next_to_run(&self) -> Option<u64> {
+        let (running, waiting): (Vec<&Call>, Vec<&Call>) =
+            self.calls.values().partition(|call| call.is_running());
+        let running: Vec<&str> = running.iter().map(|call| &*call.key.tenant).collect();
+        let waiting: Vec<Waiting<'_>> = waiting
+            .iter()
+            .map(|call| Waiting { call: call.number, tenant: &call.key.tenant })
+            .collect();
+        let CallPlaces { calls_max, tenant_calls_max, .. } = self.limits.places;
+        next_to_run(&waiting, &running, Places { calls_max, tenant_calls_max })
+    }
+
+    /// Ends a call: its place is free, its session idle, its reader told.
+    fn end(&mut self, number: u64, end: End, now: Instant) {
+        let Some(call) = self.calls.remove(&number) else { return };
+        self.store.set_idle(&call.key, now);
+        let tenant = call.key.tenant.clone();
+        if !self.calls.values().any(|other| other.key.tenant == tenant) {
+            self.tenants.remove(&tenant);
+        }
+        let reason = match &end {
+            End::Finished(reason) => Some(*reason),
+            End::Fault(_) => None,
+        };
+        self.metrics.count_finish(reason);
+        let took = call.finish(end, self.load_hint(), now);
+        if matches!(reason, Some(FinishReason::Length | FinishReason::EndOfText)) {
+            self.rates.observe_call(took, now);
+        }
+    }
+
+    fn load_hint(&self) -> LoadHint {
+        admission::hint(self.load(None), &self.limits.places, &self.rates)
+    }
+
+    /// What is here, seen by a tenant's attempt at a session: the call it would supersede does
+    /// not count.
+    fn load(&self, seen_by: Option<&SessionKey>) -> Load {
+        let mut load = Load::default();
+        for call in self.calls.values().filter(|call| Some(&call.key) != seen_by) {
+            *(if call.is_running() { &mut load.running_calls } else { &mut load.waiting_calls }) +=
+                1;
+            if seen_by.is_some_and(|key| key.tenant == call.key.tenant) {
+                load.tenant_calls += 1;
+            }
+        }
+        load
+    }
+
+    /// Tells the gauges and whoever waits for the drain.
+    fn note_state(&mut self) {
+        let load = self.load(None);
+        let kv_bytes = self.store.kv_bytes();
+        debug_assert!(kv_bytes <= self.limits.store.kv_bytes_max);
+        self.metrics.set_used(Bound::RunningCalls, load.running_calls);
+        self.metrics.set_used(Bound::QueuedCalls, load.waiting_calls);
+        self.metrics.set_used(Bound::Sessions, self.store.sessions());
+        self.metrics.set_used(Bound::KvBytes, kv_bytes);
+        let evicted = self.store.evicted() - self.metrics.evicted_sessions.get();
+        self.metrics.evicted_sessions.inc_by(evicted);
+        if self.drain_until.is_some() && self.calls.is_empty() {
+            self.drained.send_replace(true);
+        }
+    }
+
+    /// Counts a failed step; when they repeat, a restart is asked for.
+    fn note_fault(&mut self) {
+        self.metrics.step_faults.inc();
+        self.faults_in_a_row += 1;
+        if self.faults_in_a_row >= limits::FAULTS_IN_A_ROW_MAX {
+            self.health.advance(HealthState::Failed);
+        }
+    }
+}
+
+/// Bytes that a cache of so many tokens takes, in whole pages.
+pub fn kv_bytes(tokens: usize, bytes_per_token: usize) -> usize {
+    let pages = tokens.div_ceil(relay_model::PAGE_TOKENS);
+    pages.saturating_mul(relay_model::PAGE_TOKENS).saturating_mul(bytes_per_token)
+}
+
+/// Ids the LLM may not produce: those without a text, and the command tokens of a vocabulary that
+/// has them, since they never enter the cloud view.
+fn never_drawn(parts: &EngineParts) -> TokenMask {
+    let end = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+    let shape = parts.model.shape();
+    let padding = end(parts.tokenizer.vocabulary_tokens())..end(shape.vocabulary_tokens);
+    let commands = [command::OPEN, command::CLOSE]
+        .into_iter()
+        .filter_map(|text| parts.tokenizer.added_token_id(text));
+    TokenMask::from_ids(padding.chain(commands).collect())
+}
+
+fn set_limits(parts: &EngineParts) {
+    let EngineLimits { places, step, store } = parts.limits;
+    let described = parts.description.limits;
+    for (bound, limit) in [
+        (Bound::RunningCalls, places.calls_max),
+        (Bound::QueuedCalls, places.queue_calls_max),
+        (Bound::Sessions, store.sessions_max),
+        (Bound::KvBytes, store.kv_bytes_max),
+        (Bound::StepTokens, step.step_tokens_max),
+        (Bound::CallTokens, described.call_tokens_max as usize),
+        (Bound::MessageBytes, described.message_bytes_max as usize),
+        (Bound::BudgetMs, described.budget_ms_max as usize),
+    ] {
+        parts.metrics.set_limit(bound, limit);
+    }
+}

@@ -1,0 +1,138 @@
+//! The service's side of the engine: what needs no session is answered here, the rest goes
+//! through a bounded channel. Cheap to clone. It must not wait for the engine to take a call.
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Instant;
+
+use relay::call::{CallRequest, Description};
+use relay::ids::SessionId;
+use relay::refusal::Refusal;
+use tokio::sync::{oneshot, watch};
+
+use super::{Clock, EngineParts};
+use crate::admission;
+use crate::call::{CallEvents, CallSender, channel};
+use crate::error::CallError;
+use crate::metrics::Metrics;
+use crate::store::{SessionKey, Tenant};
+
+/// What an overloaded engine's door asks to wait.
+const RETRY_AFTER_MS: u32 = 1_000;
+
+/// What the engine is told.
+pub(super) enum Command {
+    Call(Box<Submission>),
+    Forget { key: SessionKey, done: oneshot::Sender<()> },
+    Drain { until: Instant },
+    Stop,
+}
+
+/// A well-formed attempt at this vocabulary and model, on its way to the engine.
+pub(super) struct Submission {
+    pub(super) key: SessionKey,
+    pub(super) request: CallRequest,
+    pub(super) arrived: Instant,
+    pub(super) sender: CallSender,
+}
+
+/// Brings calls to the engine.
+#[derive(Clone)]
+pub struct EngineHandle {
+    commands: SyncSender<Command>,
+    description: Arc<Description>,
+    vocabulary_tokens: usize,
+    clock: Clock,
+    metrics: Metrics,
+    drained: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineHandle")
+            .field("model", &self.description.model)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EngineHandle {
+    pub(super) fn new(
+        parts: &EngineParts,
+        vocabulary_tokens: usize,
+        commands: SyncSender<Command>,
+        drained: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            commands,
+            description: Arc::new(parts.description.clone()),
+            vocabulary_tokens,
+            clock: Arc::clone(&parts.clock),
+            metrics: parts.metrics.clone(),
+            drained,
+        }
+    }
+
+    /// What Describe says.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Brings an attempt in. Dropping what comes back cancels the call within one step.
+    pub fn call(&self, tenant: Tenant, request: CallRequest) -> Result<CallEvents, CallError> {
+        let arrived = (self.clock)();
+        admission::check_form(&request, self.vocabulary_tokens)?;
+        self.metrics.attempts.inc();
+        let served = admission::check_served(&request, &self.description);
+        // An n over the limit is refused: it must not size the channel.
+        let tokens = request.max_tokens.min(self.description.limits.call_tokens_max);
+        let (sender, events) = channel(tokens);
+        if let Err(refusal) = served {
+            self.metrics.count_refusal(&refusal);
+            sender.refuse(refusal);
+            return Ok(events);
+        }
+        let key = SessionKey { tenant, id: request.session };
+        let submission = Submission { key, request, arrived, sender };
+        match self.commands.try_send(Command::Call(Box::new(submission))) {
+            Ok(()) => Ok(events),
+            Err(TrySendError::Full(Command::Call(submission))) => {
+                self.turn_away(&submission.sender);
+                Ok(events)
+            }
+            Err(_) => Err(CallError::EngineAway),
+        }
+    }
+
+    fn turn_away(&self, sender: &CallSender) {
+        let refusal = Refusal::Overloaded { retry_after_ms: RETRY_AFTER_MS, advised_tokens: 0 };
+        self.metrics.count_refusal(&refusal);
+        sender.refuse(refusal);
+    }
+
+    /// Drops a tenant's session and ends its call; the same whether there was one or not.
+    pub async fn forget(&self, tenant: Tenant, id: SessionId) -> Result<(), CallError> {
+        let (done, answer) = oneshot::channel();
+        let key = SessionKey { tenant, id };
+        let sent = self.commands.try_send(Command::Forget { key, done });
+        sent.map_err(|_| CallError::EngineAway)?;
+        answer.await.map_err(|_| CallError::EngineAway)
+    }
+
+    /// Refuses new calls from now on, and ends with `draining` what still runs at the time.
+    pub fn drain(&self, until: Instant) -> Result<(), CallError> {
+        self.commands.try_send(Command::Drain { until }).map_err(|_| CallError::EngineAway)
+    }
+
+    /// Waits until a draining engine has no call left, or is gone.
+    pub async fn drained(&self) {
+        let mut drained = self.drained.clone();
+        // An engine that is gone has no call left either.
+        let _ = drained.wait_for(|drained| *drained).await;
+    }
+
+    /// Ends the engine's thread after its current turn.
+    pub fn stop(&self) {
+        // A full channel means a busy engine: it ends when the last handle is dropped.
+        let _ = self.commands.try_send(Command::Stop);
+    }
+}
