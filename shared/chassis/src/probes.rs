@@ -205,6 +205,19 @@ mod tests {
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_over_the_limit_waits_for_another_to_end() {
+        let running = start().await;
+        let mut silent = Vec::new();
+        for _ in 0..PROBE_CONNECTIONS_MAX {
+            silent.push(TcpStream::connect(running.address).await.unwrap());
+        }
+        let asked = tokio::time::Instant::now();
+        assert_eq!(status(running.address, "/livez").await, 200);
+        let waited = asked.elapsed();
+        assert!(waited >= Duration::from_millis(PROBE_CONNECTION_MS_MAX / 2), "{waited:?}");
+    }
+
     #[tokio::test]
     async fn a_request_without_end_is_refused() {
         let running = start().await;
