@@ -373,6 +373,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join(half), "").unwrap();
             let error = init(folder.path()).unwrap_err();
+            assert!(matches!(error, PkiError::AlreadyThere { .. }), "{error}");
             assert!(error.to_string().contains(half), "{error}");
         }
     }

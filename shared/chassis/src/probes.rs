@@ -218,15 +218,18 @@ mod tests {
         assert!(waited >= Duration::from_millis(PROBE_CONNECTION_MS_MAX / 2), "{waited:?}");
     }
 
-    #[tokio::test]
-    async fn a_request_without_end_is_refused() {
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_end_is_refused_at_once() {
         let running = start().await;
         let mut stream = TcpStream::connect(running.address).await.unwrap();
+        let begun = tokio::time::Instant::now();
         let endless = vec![b'a'; 4 * PROBE_REQUEST_BYTES_MAX];
         // The server may hang up before all of it is written: that is the point.
         let _ = stream.write_all(&endless).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         assert!(!answer.starts_with(b"HTTP/1.1 200"));
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_millis(PROBE_CONNECTION_MS_MAX / 2), "{waited:?}");
     }
 }
