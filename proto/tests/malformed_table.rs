@@ -254,3 +254,19 @@ fn a_wrong_refusal_is_refused() {
         ],
     );
 }
+
+/// Millions of ids cost what decoding them cost and no more, whatever becomes of them.
+#[test]
+fn ids_move_and_are_never_copied() {
+    let mut message = good_request();
+    message.delta = Some(v1::call_request::Delta::Ids(v1::TokenIds { ids: vec![7; 1_000_000] }));
+    message.draft_ids = vec![7; 1_000_000];
+    let draft = message.draft_ids.as_ptr();
+    let Some(v1::call_request::Delta::Ids(ids)) = &message.delta else {
+        panic!("no ids");
+    };
+    let delta = ids.ids.as_ptr();
+    let request = CallRequest::try_from(message).unwrap();
+    assert_eq!(request.delta.as_ptr(), delta);
+    assert_eq!(request.draft.as_ptr(), draft);
+}
