@@ -1,6 +1,8 @@
 //! A session against a fake cloud: every way a call may fail, and that the answer comes all the
 //! same. The SLM is scripted, the network real.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 mod fake_cloud;
 
 use std::sync::Arc;
