@@ -1,1 +1,6 @@
-//! End-to-end tests.
+//! Edge and cloud together: real sockets, real TLS, real processes, scripted models.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod disturbed;
+mod smoke;
