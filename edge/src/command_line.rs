@@ -9,7 +9,7 @@ use serde::Serialize;
 /// Answers with a small model on this device, which now and then calls a large one in the cloud for
 /// a few tokens. Without a cloud, or when it fails, the small model answers alone.
 #[derive(Debug, Parser)]
-#[command(name = "relay-edge", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "relay-edge", version, max_term_width = 100, args_override_self = true, after_help = EXAMPLES)]
 pub(crate) struct CommandLine {
     #[command(subcommand)]
     pub(crate) command: Command,

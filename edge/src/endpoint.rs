@@ -68,18 +68,30 @@ fn framed_bytes(message: &impl prost::Message) -> u64 {
 pub(crate) enum ConnectError {
     #[error("the name {0} does not resolve: {1}")]
     Resolve(String, io::Error),
-    #[error("nothing answers: {0}")]
+    #[error("nothing answers: {0}; check the address, and that the cloud runs")]
     Tcp(io::Error),
     #[error("TLS: {0}; check both sides' certificates")]
     Tls(io::Error),
     #[error("HTTP/2: {0}")]
     Http2(hyper::Error),
-    #[error("Describe failed: {0}")]
+    #[error("Describe failed: {}; is it a relay cloud, and does it know our certificate?", root(.0))]
     Describe(Box<Status>),
     #[error("Describe answered nonsense: {0}; is it a relay cloud?")]
     Malformed(String),
     #[error("no connection within {0} ms")]
     Deadline(u32),
+}
+
+/// What is at the bottom of a status: the fault of a transport, or the other side's own words.
+pub(crate) fn root(status: &Status) -> String {
+    let mut deepest: &dyn std::error::Error = status;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    if std::error::Error::source(status).is_some() {
+        return deepest.to_string();
+    }
+    format!("{:?}: {}", status.code(), status.message())
 }
 
 /// One cloud of the list.

@@ -53,8 +53,19 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    show_note(&format!("error: {error:#}\n"));
+    show_note(&format!("error: {}\n", whole_story(error)));
     ExitCode::from(code)
+}
+
+/// The error and its causes, as far as they are not told already.
+fn whole_story(error: &anyhow::Error) -> String {
+    let mut story = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !story.contains(&cause) {
+            story = format!("{story}: {cause}");
+        }
+    }
+    story
 }
 
 fn prepare(options: &Options) -> anyhow::Result<EdgeSettings> {
@@ -187,4 +198,18 @@ fn read_lines() -> anyhow::Result<mpsc::Receiver<String>> {
         })
         .context("no thread to read standard input")?;
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no such file");
+        let told = anyhow::Error::new(cause).context("the report r.json");
+        assert_eq!(whole_story(&told), "the report r.json: no such file");
+        let told = told.context("the report r.json: no such file; give another");
+        assert_eq!(whole_story(&told), "the report r.json: no such file; give another");
+    }
 }

@@ -24,7 +24,9 @@ pub(crate) struct Rendered {
 }
 
 impl Dialogue {
+    /// The next question. One that still waits for an answer was given up, and is replaced.
     pub(crate) fn ask(&mut self, question: &str) {
+        self.withdraw();
         self.messages.push(Message::new(USER, question));
     }
 

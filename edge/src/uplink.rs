@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status, Streaming};
 
 use crate::config::EdgeSettings;
-use crate::endpoint::{ConnectError, Connection, Endpoint, EndpointParts, Passage, Traffic};
+use crate::endpoint::{ConnectError, Connection, Endpoint, EndpointParts, Passage, Traffic, root};
 use crate::error::EdgeError;
 use crate::metrics::Metrics;
 use crate::routing::Trail;
@@ -279,21 +279,22 @@ impl Outgoing {
         let connection = match self.connect().await {
             Ok(connection) => connection,
             Err(error) => {
-                let cloud = self.endpoint.address();
-                tracing::warn!(cloud, %error, "the cloud cannot be reached");
+                self.tell("the cloud cannot be reached", &error);
                 return end_of_connect(&error);
             }
         };
         let description = connection.description();
         if description.protocol_version != PROTOCOL_VERSION {
-            let (ours, theirs) = (PROTOCOL_VERSION, description.protocol_version);
-            let cloud = self.endpoint.address();
-            tracing::warn!(cloud, ours, theirs, "the cloud speaks another protocol: update one");
+            let theirs = description.protocol_version;
+            let reason = format!("version {theirs} there, {PROTOCOL_VERSION} here: update one");
+            self.tell("the cloud speaks another protocol", &reason);
             return End::LinkDown;
         }
         if description.fingerprint != self.uplink.vocabulary.fingerprint {
-            let cloud = self.endpoint.address();
-            tracing::warn!(cloud, "the cloud's vocabulary is another one: its model does not fit");
+            let ours = self.uplink.vocabulary.fingerprint;
+            let reason =
+                format!("{} there, {ours} here: use models of one family", description.fingerprint);
+            self.tell("the cloud's vocabulary is another one", &reason);
             return End::Whole(CallEvent::Refused(Refusal::VocabularyMismatch));
         }
         if signals.send(Signal::Described(description.clone())).await.is_err() {
@@ -382,16 +383,14 @@ impl Outgoing {
             let event = match CallEvent::try_from(message) {
                 Ok(event) => event,
                 Err(error) => {
-                    let cloud = self.endpoint.address();
-                    tracing::warn!(cloud, %error, "the cloud sent nonsense");
+                    self.tell("the cloud sent nonsense", &error);
                     return End::LinkDown;
                 }
             };
             match event {
                 CallEvent::Finished(_) | CallEvent::Refused(_) => return End::Whole(event),
                 CallEvent::Token(token) if token.id as usize >= self.uplink.vocabulary.tokens => {
-                    let cloud = self.endpoint.address();
-                    tracing::warn!(cloud, id = token.id, "the cloud sent an id the SLM lacks");
+                    self.tell("the cloud sent an id that the SLM lacks", &token.id);
                     return End::LinkDown;
                 }
                 CallEvent::Accepted(_) | CallEvent::Token(_) => {
@@ -404,15 +403,23 @@ impl Outgoing {
     }
 
     fn broken(&self, status: &Status) -> End {
-        let cloud = self.endpoint.address();
-        tracing::warn!(cloud, code = ?status.code(), message = status.message(), "call failed");
+        self.tell("a call failed", &root(status));
         end_of_status(status)
     }
 
     fn silent(&self) -> End {
-        let cloud = self.endpoint.address();
-        tracing::warn!(cloud, idle_ms = as_ms(self.uplink.idle), "the cloud fell silent");
+        self.tell("the cloud fell silent", &format_args!("for {} ms", as_ms(self.uplink.idle)));
         End::Cut
+    }
+
+    /// Logs a fault: aloud if all was well before, quietly while it lasts.
+    fn tell(&self, what: &str, reason: &dyn std::fmt::Display) {
+        let cloud = self.endpoint.address();
+        if self.endpoint.standing(Instant::now()).failures == 0 {
+            tracing::warn!(cloud, %reason, "{what}");
+        } else {
+            tracing::debug!(cloud, %reason, "{what}");
+        }
     }
 }
 
