@@ -2,7 +2,7 @@
 //!
 //! It forwards bytes and knows nothing of what they mean, so TLS passes through it unharmed.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -47,7 +47,12 @@ struct Counts {
 impl FaultProxy {
     /// Listens on a free loopback port and forwards to `target`.
     pub async fn start(target: SocketAddr) -> std::io::Result<Self> {
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::start_at(Ipv4Addr::LOCALHOST, target).await
+    }
+
+    /// The same on another loopback address, which no certificate here is made for.
+    pub async fn start_at(address: Ipv4Addr, target: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
         let (weather, watcher) = watch::channel(Weather {
             target,
@@ -132,8 +137,8 @@ async fn connect(edge: TcpStream, weather: watch::Receiver<Weather>, counts: Arc
     let outlived = ends.wait_for(|now| now.generation > born.generation);
     tokio::select! {
         _ = outlived => {}
-        () = forward(edge_reads, cloud_writes, weather.clone(), &counts.up_bytes, None) => {}
-        () = forward(cloud_reads, edge_writes, weather.clone(), &counts.down_bytes, Some(())) => {}
+        () = forward(edge_reads, cloud_writes, weather.clone(), &counts.up_bytes, false) => {}
+        () = forward(cloud_reads, edge_writes, weather.clone(), &counts.down_bytes, true) => {}
     }
 }
 
@@ -143,7 +148,7 @@ async fn forward(
     mut to: OwnedWriteHalf,
     mut weather: watch::Receiver<Weather>,
     counted: &AtomicU64,
-    may_cut: Option<()>,
+    may_cut: bool,
 ) {
     let mut chunk = [0; CHUNK_BYTES];
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
@@ -154,7 +159,7 @@ async fn forward(
         }
         let before = counted.fetch_add(read as u64, Ordering::Relaxed);
         let limit = weather.borrow().cut_after_down_bytes;
-        let cut = may_cut.is_some() && before + read as u64 >= limit;
+        let cut = may_cut && before + read as u64 >= limit;
         let deliver =
             if cut { usize::try_from(limit - before).unwrap_or(read).min(read) } else { read };
         if to.write_all(&chunk[..deliver]).await.is_err() || cut {
