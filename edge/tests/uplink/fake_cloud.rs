@@ -120,6 +120,12 @@ impl FakeCloud {
         self.lock().requests.clone()
     }
 
+    /// Counts the requests from any thread.
+    pub(crate) fn request_counter(&self) -> impl Fn() -> usize + Send + 'static {
+        let state = Arc::clone(&self.state);
+        move || state.lock().unwrap().requests.len()
+    }
+
     pub(crate) fn describes(&self) -> usize {
         self.lock().describes
     }

@@ -26,9 +26,9 @@ const PROMPT: &str = "hello";
 const PERIOD: u32 = 4;
 const CALL_TOKENS: u32 = 3;
 
-fn model() -> LoadedModel {
+fn model(rule: impl Fn(&[u32]) -> u32 + Send + 'static) -> LoadedModel {
     LoadedModel {
-        model: Box::new(ScriptedModel::new(257, 256, hash_rule(1, 97..123))),
+        model: Box::new(ScriptedModel::new(257, 256, rule)),
         tokenizer: Arc::new(byte_tokenizer(&[])),
         chat_template: None,
         identity: ModelIdentity { name: "scripted".into(), hash: [0; 8] },
@@ -54,8 +54,12 @@ fn settings(clouds: &[String]) -> EdgeSettings {
 }
 
 fn session(settings: EdgeSettings) -> Session {
+    session_of(settings, hash_rule(1, 97..123))
+}
+
+fn session_of(settings: EdgeSettings, rule: impl Fn(&[u32]) -> u32 + Send + 'static) -> Session {
     settings.validate().unwrap();
-    Session::new(settings, model(), Metrics::default()).unwrap()
+    Session::new(settings, model(rule), Metrics::default()).unwrap()
 }
 
 async fn answer(session: &mut Session) -> Report {
@@ -346,7 +350,17 @@ async fn a_warm_sync_ships_ahead_and_changes_no_token() {
     let cloud = cloud(&[]).await;
     let mut settings = settings(&[cloud.url()]);
     settings.warm_sync_tokens = Some(1);
-    let report = answer(&mut session(settings)).await;
+    // The SLM takes its time until the first warm sync has arrived.
+    let arrived = cloud.request_counter();
+    let rule = hash_rule(1, 97..123);
+    let patient = move |ids: &[u32]| {
+        let begun = std::time::Instant::now();
+        while arrived() == 0 && begun.elapsed().as_secs() < 10 {
+            std::thread::yield_now();
+        }
+        rule(ids)
+    };
+    let report = answer(&mut session_of(settings, patient)).await;
     let requests = cloud.requests();
     assert!(requests.iter().any(|request| request.max_tokens == 0), "{requests:?}");
     let attempts: Vec<u64> = requests.iter().map(|request| request.attempt.number()).collect();
