@@ -7,3 +7,4 @@ mod disturbed;
 mod mismatches;
 mod promises;
 mod smoke;
+mod turns;
