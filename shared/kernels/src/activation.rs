@@ -12,15 +12,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     /// Adding it leaves the nearest whole number in the low bits.
     const ROUNDER: f32 = 12_582_912.0;
-    const TAYLOR: [f32; 7] = [
-        1.0 / 5040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-    ];
+    const TAYLOR: [f32; 7] =
+        [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0];
     let bounded = x.clamp(-87.0, 88.0);
     let shifted = bounded * std::f32::consts::LOG2_E + ROUNDER;
     let power = shifted - ROUNDER;
@@ -30,16 +23,8 @@ pub(crate) fn exp(x: f32) -> f32 {
         sum = sum * rest + factor;
     }
     let mantissa = sum * rest + 1.0;
-    let exponent = shifted
-        .to_bits()
-        .wrapping_sub(ROUNDER.to_bits())
-        .wrapping_add(127)
-        << 23;
-    if x < -87.0 {
-        0.0
-    } else {
-        mantissa * f32::from_bits(exponent)
-    }
+    let exponent = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()).wrapping_add(127) << 23;
+    if x < -87.0 { 0.0 } else { mantissa * f32::from_bits(exponent) }
 }
 
 for_each_instruction_set! {
@@ -53,15 +38,8 @@ for_each_instruction_set! {
 
 #[inline(always)]
 fn swiglu_rows(gate_and_up: &[f32], width: usize, out: &mut [f32]) {
-    assert_eq!(
-        gate_and_up.len(),
-        2 * out.len(),
-        "gate and up do not fit the output"
-    );
-    for (pair, out) in gate_and_up
-        .chunks_exact(2 * width)
-        .zip(out.chunks_exact_mut(width))
-    {
+    assert_eq!(gate_and_up.len(), 2 * out.len(), "gate and up do not fit the output");
+    for (pair, out) in gate_and_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
         let (gate, up) = pair.split_at(width);
         for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
             *out = gate / (1.0 + exp(-gate)) * up;
@@ -101,10 +79,7 @@ mod tests {
         let mut x = -86.9_f32;
         while x < 87.9 {
             let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!(
-                (ours / exact - 1.0).abs() < 1e-6,
-                "exp({x}) = {ours}, not {exact}"
-            );
+            assert!((ours / exact - 1.0).abs() < 1e-6, "exp({x}) = {ours}, not {exact}");
             x += 0.003;
         }
         assert_eq!(exp(0.0).to_bits(), 1.0_f32.to_bits());
@@ -114,9 +89,7 @@ mod tests {
 
     #[test]
     fn swiglu_is_its_formula() {
-        let gate_and_up = [
-            -2.0, 0.0, 3.0, 1.0, 5.0, -1.0, 0.5, -20.0, 2.0, 2.0, 2.0, 2.0,
-        ];
+        let gate_and_up = [-2.0, 0.0, 3.0, 1.0, 5.0, -1.0, 0.5, -20.0, 2.0, 2.0, 2.0, 2.0];
         let mut out = [0.0; 6];
         swiglu(&gate_and_up, 3, &mut out);
         for (index, out) in out.iter().enumerate() {
@@ -129,18 +102,10 @@ mod tests {
 
     #[test]
     fn softmax_sums_to_one_and_stands_large_scores() {
-        for scores in [
-            vec![0.0; 7],
-            vec![1e30, -1e30, 1e30],
-            vec![-1000.0, -1001.0],
-            vec![3.0],
-        ] {
+        for scores in [vec![0.0; 7], vec![1e30, -1e30, 1e30], vec![-1000.0, -1001.0], vec![3.0]] {
             let mut probabilities = scores.clone();
             softmax(&mut probabilities);
-            assert!(
-                (probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6,
-                "{scores:?}"
-            );
+            assert!((probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{scores:?}");
         }
         softmax(&mut []);
     }

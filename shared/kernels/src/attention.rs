@@ -53,23 +53,12 @@ pub fn paged_attention(
     out: &mut [f32],
 ) {
     let width = shape.head_width;
-    assert_eq!(
-        queries.len(),
-        rows.len() * shape.heads * width,
-        "queries do not fit the rows"
-    );
+    assert_eq!(queries.len(), rows.len() * shape.heads * width, "queries do not fit the rows");
     assert_eq!(queries.len(), out.len(), "the output has another shape");
     let visible: usize = rows.iter().map(|row| row.visible_tokens).sum();
     let one_head = |scores: &mut Vec<f32>, index: usize, out: &mut [f32]| {
         let (row, head) = (&rows[index / shape.heads], index % shape.heads);
-        attend(
-            shape,
-            head,
-            &queries[index * width..(index + 1) * width],
-            row,
-            scores,
-            out,
-        );
+        attend(shape, head, &queries[index * width..(index + 1) * width], row, scores, out);
     };
     if visible * shape.heads * width < limits::PRODUCTS_IN_PARALLEL_MIN {
         let mut scores = Vec::new();
@@ -110,24 +99,14 @@ fn attend_one_head(
     let of_head = first..first + width;
     let scale = 1.0 / (width as f32).sqrt();
     scores.clear();
-    let keys = row
-        .pages
-        .iter()
-        .flat_map(|page| page.keys.chunks_exact(token_width));
+    let keys = row.pages.iter().flat_map(|page| page.keys.chunks_exact(token_width));
     for key in keys.take(row.visible_tokens) {
         scores.push(dot(query, &key[of_head.clone()]) * scale);
     }
-    assert_eq!(
-        scores.len(),
-        row.visible_tokens,
-        "a row has fewer keys than it may see"
-    );
+    assert_eq!(scores.len(), row.visible_tokens, "a row has fewer keys than it may see");
     let total = exponentiate(scores);
     out.fill(0.0);
-    let values = row
-        .pages
-        .iter()
-        .flat_map(|page| page.values.chunks_exact(token_width));
+    let values = row.pages.iter().flat_map(|page| page.values.chunks_exact(token_width));
     for (weight, value) in scores.iter().zip(values) {
         for (out, value) in out.iter_mut().zip(&value[of_head.clone()]) {
             *out += weight * value;
@@ -143,11 +122,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SHAPE: AttentionShape = AttentionShape {
-        heads: 4,
-        kv_heads: 2,
-        head_width: 20,
-    };
+    const SHAPE: AttentionShape = AttentionShape { heads: 4, kv_heads: 2, head_width: 20 };
     const TOKEN: usize = 40;
 
     fn wave(len: usize, step: f64) -> Vec<f32> {
@@ -160,40 +135,26 @@ mod tests {
         let first = head / 2 * 20;
         let of = |data: &[f32], token: usize, i: usize| f64::from(data[token * TOKEN + first + i]);
         let score = |token: usize| -> f64 {
-            (0..20)
-                .map(|i| f64::from(query[i]) * of(keys, token, i))
-                .sum::<f64>()
-                / 20_f64.sqrt()
+            (0..20).map(|i| f64::from(query[i]) * of(keys, token, i)).sum::<f64>() / 20_f64.sqrt()
         };
         let weights: Vec<f64> = (0..tokens).map(|token| score(token).exp()).collect();
         let total: f64 = weights.iter().sum();
         let sum = |i: usize| weights.iter().enumerate().map(move |(t, w)| (t, w, i));
-        (0..20)
-            .map(|i| sum(i).map(|(t, w, i)| w * of(values, t, i)).sum::<f64>() / total)
-            .collect()
+        (0..20).map(|i| sum(i).map(|(t, w, i)| w * of(values, t, i)).sum::<f64>() / total).collect()
     }
 
     fn run(rows: &[(usize, usize)], page_tokens: usize) -> Vec<f32> {
         let longest = rows.iter().map(|row| row.1).max().unwrap_or(0);
         let padded = longest.next_multiple_of(page_tokens) * TOKEN;
         let (keys, values) = (wave(padded, 0.37), wave(padded, 0.11));
-        let chunks = keys
-            .chunks(page_tokens * TOKEN)
-            .zip(values.chunks(page_tokens * TOKEN));
-        let pages: Vec<KvPage<'_>> = chunks
-            .map(|(keys, values)| KvPage { keys, values })
-            .collect();
+        let chunks = keys.chunks(page_tokens * TOKEN).zip(values.chunks(page_tokens * TOKEN));
+        let pages: Vec<KvPage<'_>> = chunks.map(|(keys, values)| KvPage { keys, values }).collect();
         let queries: Vec<f32> = rows
             .iter()
             .flat_map(|row| wave(80, 0.05 + f64::from(u32::try_from(row.0).unwrap_or(0))))
             .collect();
-        let rows: Vec<QueryRow<'_>> = rows
-            .iter()
-            .map(|row| QueryRow {
-                pages: &pages,
-                visible_tokens: row.1,
-            })
-            .collect();
+        let rows: Vec<QueryRow<'_>> =
+            rows.iter().map(|row| QueryRow { pages: &pages, visible_tokens: row.1 }).collect();
         let mut out = vec![f32::NAN; queries.len()];
         paged_attention(SHAPE, &queries, &rows, &mut out);
         out

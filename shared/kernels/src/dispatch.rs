@@ -11,6 +11,7 @@ macro_rules! for_each_instruction_set {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2")]
+                #[inline(never)]
                 fn with_avx2($($arg: $type),*) {
                     $body($($arg),*);
                 }

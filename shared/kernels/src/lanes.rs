@@ -23,10 +23,7 @@ pub(crate) fn dot_tile<const M: usize, const N: usize>(
     right: [&[f32]; N],
 ) -> [[f32; N]; M] {
     let len = right[0].len();
-    assert!(
-        left.iter().chain(&right).all(|slice| slice.len() == len),
-        "lengths differ"
-    );
+    assert!(left.iter().chain(&right).all(|slice| slice.len() == len), "lengths differ");
     let whole = len / LANES;
     let left_chunks = left.map(|slice| &slice.as_chunks::<LANES>().0[..whole]);
     let right_chunks = right.map(|slice| &slice.as_chunks::<LANES>().0[..whole]);
@@ -34,44 +31,45 @@ pub(crate) fn dot_tile<const M: usize, const N: usize>(
     for chunk in 0..whole {
         for m in 0..M {
             for n in 0..N {
-                add_products(
-                    &mut sums[m][n],
-                    &left_chunks[m][chunk],
-                    &right_chunks[n][chunk],
-                );
+                let (left, right) = (&left_chunks[m][chunk], &right_chunks[n][chunk]);
+                sums[m][n] = add_products(sums[m][n], left, right);
             }
         }
     }
     if whole * LANES < len {
-        add_rest(
-            &mut sums,
-            left.map(|s| &s[whole * LANES..]),
-            right.map(|s| &s[whole * LANES..]),
-        );
-    }
-    sums.map(|row| row.map(tree_sum))
-}
-
-#[inline(always)]
-fn add_products(sums: &mut Lanes, left: &Lanes, right: &Lanes) {
-    for lane in 0..LANES {
-        sums[lane] += left[lane] * right[lane];
-    }
-}
-
-/// The last, incomplete chunk: element `i` of it goes to lane `i`.
-fn add_rest<const M: usize, const N: usize>(
-    sums: &mut [[Lanes; N]; M],
-    left: [&[f32]; M],
-    right: [&[f32]; N],
-) {
-    for (sums, left) in sums.iter_mut().zip(left) {
-        for (sums, right) in sums.iter_mut().zip(right) {
-            for (sum, (left, right)) in sums.iter_mut().zip(left.iter().zip(right)) {
-                *sum += left * right;
+        for m in 0..M {
+            for n in 0..N {
+                sums[m][n] = add_products(sums[m][n], &rest(left[m]), &rest(right[n]));
             }
         }
     }
+    let mut totals = [[0.0; N]; M];
+    for m in 0..M {
+        for n in 0..N {
+            totals[m][n] = tree_sum(sums[m][n]);
+        }
+    }
+    totals
+}
+
+/// By value, so that sums stay in registers.
+#[inline(always)]
+fn add_products(sums: Lanes, left: &Lanes, right: &Lanes) -> Lanes {
+    let mut sums = sums;
+    for lane in 0..LANES {
+        sums[lane] += left[lane] * right[lane];
+    }
+    sums
+}
+
+/// The last, incomplete chunk, filled up with zeros.
+#[inline(always)]
+fn rest(slice: &[f32]) -> Lanes {
+    let mut lanes = [0.0; LANES];
+    for (lane, value) in lanes.iter_mut().zip(slice.as_chunks::<LANES>().1) {
+        *lane = *value;
+    }
+    lanes
 }
 
 #[inline(always)]

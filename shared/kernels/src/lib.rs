@@ -6,14 +6,12 @@
 //! sets and chosen at run time; none of them fuses a multiplication with an addition, so bits do
 //! not depend on the processor either.
 //!
-//! Portable f32 for now: kernels that read quantised weights directly come later.
+//! Portable for now: weights in blocks are expanded to f32 before use, and everything is computed
+//! in f32. Kernels that multiply codes directly come later.
 //!
 //! Shapes that do not fit are a caller's mistake and panic at once.
 
-#![allow(
-    clippy::inline_always,
-    reason = "hot code takes its caller's instruction set"
-)]
+#![allow(clippy::inline_always, reason = "hot code takes its caller's instruction set")]
 
 mod activation;
 mod attention;
@@ -22,6 +20,7 @@ mod lanes;
 mod matmul;
 mod norm;
 mod rope;
+mod weights;
 
 pub use activation::{softmax, swiglu};
 pub use attention::{AttentionShape, KvPage, QueryRow, paged_attention};
@@ -29,3 +28,4 @@ pub use lanes::dot;
 pub use matmul::matmul;
 pub use norm::rms_norm;
 pub use rope::rotate_interleaved;
+pub use weights::{BLOCK_CODES, BlockScale, Weights};

@@ -1,15 +1,26 @@
 //! Activations times weights: each weight is read once for all rows of a step.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::dispatch::for_each_instruction_set;
 use crate::lanes::dot_tile;
+use crate::weights::Weights;
+
+/// Outputs whose weights are worked on together.
+const OUTPUT_TILE: usize = 4;
 
 mod limits {
     /// Below this many products a second thread costs more than it saves.
     pub(super) const PRODUCTS_PER_TASK_MIN: usize = 1 << 16;
     /// Pieces of work per thread, so that a slow thread can be helped.
     pub(super) const TASKS_PER_THREAD: usize = 4;
+    /// Floats of the rows that are worked on together: they share the nearest cache with a tile
+    /// of weights.
+    pub(super) const BLOCK_FLOATS: usize = 5120;
+    /// Fewer rows than this are not worth expanding weights for.
+    pub(super) const BLOCK_ROWS_MIN: usize = 4;
 }
 
 /// `out[row, o] = Σ inputs[row, i] · weights[o, i]`.
@@ -19,7 +30,7 @@ mod limits {
 ///
 /// # Panics
 /// If the lengths do not fit each other.
-pub fn matmul(inputs: &[f32], weights: &[f32], width: usize, out: &mut [f32]) {
+pub fn matmul(inputs: &[f32], weights: Weights<'_>, width: usize, out: &mut [f32]) {
     assert!(width > 0, "rows have no width");
     let (rows, outputs) = (inputs.len() / width, weights.len() / width);
     assert_eq!(inputs.len(), rows * width, "inputs are not whole rows");
@@ -35,86 +46,97 @@ pub fn matmul(inputs: &[f32], weights: &[f32], width: usize, out: &mut [f32]) {
 }
 
 /// As [`matmul`], with `by_output` `[outputs, rows]`, so that a task writes one stretch of it.
-fn multiply_in_parallel(inputs: &[f32], weights: &[f32], width: usize, by_output: &mut [f32]) {
+fn multiply_in_parallel(inputs: &[f32], weights: Weights<'_>, width: usize, by_output: &mut [f32]) {
     let (rows, outputs) = (inputs.len() / width, weights.len() / width);
     let tasks = rayon::current_num_threads() * limits::TASKS_PER_THREAD;
     let smallest = limits::PRODUCTS_PER_TASK_MIN.div_ceil(rows * width);
-    let outputs_per_task = outputs.div_ceil(tasks).max(smallest).next_multiple_of(4);
+    let outputs_per_task = outputs.div_ceil(tasks).max(smallest).next_multiple_of(OUTPUT_TILE);
     if outputs_per_task >= outputs {
         return multiply(inputs, weights, width, by_output);
     }
-    let weight_parts = weights.par_chunks(outputs_per_task * width);
-    let out_parts = by_output.par_chunks_mut(outputs_per_task * rows);
-    weight_parts
-        .zip(out_parts)
-        .for_each(|(weights, out)| multiply(inputs, weights, width, out));
+    let parts = by_output.par_chunks_mut(outputs_per_task * rows).enumerate();
+    parts.for_each(|(part, out)| {
+        let first = part * outputs_per_task * width;
+        let weights = weights.part(first..first + out.len() / rows * width);
+        multiply(inputs, weights, width, out);
+    });
 }
 
 for_each_instruction_set! {
-    fn multiply(inputs: &[f32], weights: &[f32], width: usize, by_output: &mut [f32])
+    fn multiply(inputs: &[f32], weights: Weights<'_>, width: usize, by_output: &mut [f32])
         = multiply_tiles
 }
 
+/// Goes through the rows in blocks that stay in the nearest cache, and for each through the
+/// outputs a tile at a time, what is left one at a time. A tile's weights are expanded once a
+/// block.
 #[inline(always)]
-fn multiply_tiles(inputs: &[f32], weights: &[f32], width: usize, by_output: &mut [f32]) {
-    let rows = inputs.len() / width;
-    if rows == 1 {
-        return multiply_outputs::<1, 4>(inputs, weights, width, by_output);
-    }
-    multiply_outputs::<2, 2>(inputs, weights, width, by_output);
-}
-
-/// Goes through the outputs `N` at a time, what is left one at a time.
-#[inline(always)]
-fn multiply_outputs<const M: usize, const N: usize>(
-    inputs: &[f32],
-    weights: &[f32],
-    width: usize,
-    by_output: &mut [f32],
-) {
-    let rows = inputs.len() / width;
-    let whole = weights.len() / (width * N) * N;
-    let (whole_weights, other_weights) = weights.split_at(whole * width);
-    let (whole_out, other_out) = by_output.split_at_mut(whole * rows);
-    let tiles = whole_weights
-        .chunks_exact(N * width)
-        .zip(whole_out.chunks_exact_mut(N * rows));
-    for (weights, out) in tiles {
-        multiply_rows::<M, N>(inputs, weights, width, out);
-    }
-    for (weights, out) in other_weights
-        .chunks_exact(width)
-        .zip(other_out.chunks_exact_mut(rows))
-    {
-        multiply_rows::<M, 1>(inputs, weights, width, out);
+fn multiply_tiles(inputs: &[f32], weights: Weights<'_>, width: usize, by_output: &mut [f32]) {
+    let all_rows = inputs.len() / width;
+    let block_rows = (limits::BLOCK_FLOATS / width).max(limits::BLOCK_ROWS_MIN);
+    let outputs = by_output.len() / all_rows;
+    let whole = outputs / OUTPUT_TILE * OUTPUT_TILE;
+    let mut scratch = Vec::new();
+    for first_row in (0..all_rows).step_by(block_rows) {
+        let rows = first_row..(first_row + block_rows).min(all_rows);
+        for first in (0..whole).step_by(OUTPUT_TILE) {
+            let part = weights.part(first * width..(first + OUTPUT_TILE) * width);
+            let out = &mut by_output[first * all_rows..(first + OUTPUT_TILE) * all_rows];
+            multiply_tile(inputs, rows.clone(), part.values(&mut scratch), width, out);
+        }
+        for output in whole..outputs {
+            let part = weights.part(output * width..(output + 1) * width);
+            let out = &mut by_output[output * all_rows..(output + 1) * all_rows];
+            multiply_rows::<1, 1>(inputs, rows.clone(), part.values(&mut scratch), width, out);
+        }
     }
 }
 
-/// All rows against `N` outputs, `M` rows at a time.
+/// A block of rows against one tile of outputs, in pieces whose sums fit into registers.
 #[inline(always)]
-fn multiply_rows<const M: usize, const N: usize>(
+fn multiply_tile(
     inputs: &[f32],
+    rows: Range<usize>,
     weights: &[f32],
     width: usize,
     out: &mut [f32],
 ) {
-    let rows = inputs.len() / width;
+    if rows.len() == 1 {
+        return multiply_rows::<1, OUTPUT_TILE>(inputs, rows, weights, width, out);
+    }
+    let all_rows = inputs.len() / width;
+    let pairs = weights.chunks_exact(2 * width).zip(out.chunks_exact_mut(2 * all_rows));
+    for (weights, out) in pairs {
+        multiply_rows::<2, 2>(inputs, rows.clone(), weights, width, out);
+    }
+}
+
+/// A block of rows against `N` outputs, `M` rows at a time.
+#[inline(always)]
+fn multiply_rows<const M: usize, const N: usize>(
+    inputs: &[f32],
+    rows: Range<usize>,
+    weights: &[f32],
+    width: usize,
+    out: &mut [f32],
+) {
+    let all_rows = inputs.len() / width;
     let row = |index: usize| &inputs[index * width..(index + 1) * width];
     let weights: [&[f32]; N] = std::array::from_fn(|n| &weights[n * width..(n + 1) * width]);
-    let mut at = 0;
-    while at + M <= rows {
+    let mut at = rows.start;
+    while at + M <= rows.end {
         let sums = dot_tile::<M, N>(std::array::from_fn(|m| row(at + m)), weights);
         for (m, sums) in sums.iter().enumerate() {
             for (n, sum) in sums.iter().enumerate() {
-                out[n * rows + at + m] = *sum;
+                out[n * all_rows + at + m] = *sum;
             }
         }
         at += M;
     }
-    for at in at..rows {
+    for at in at..rows.end {
         let [sums] = dot_tile::<1, N>([row(at)], weights);
         for (n, sum) in sums.iter().enumerate() {
-            out[n * rows + at] = *sum;
+            out[n * all_rows + at] = *sum;
         }
     }
 }
@@ -136,6 +158,7 @@ fn transpose(by_output: &[f32], rows: usize, out: &mut [f32]) {
 mod tests {
     use super::*;
     use crate::lanes::dot;
+    use crate::weights::{BLOCK_CODES, BlockScale};
     use proptest::prelude::*;
 
     fn noise(len: usize, seed: u32) -> Vec<f32> {
@@ -157,7 +180,7 @@ mod tests {
         ) {
             let (inputs, weights) = (noise(rows * width, seed), noise(outputs * width, !seed));
             let mut out = vec![f32::NAN; rows * outputs];
-            matmul(&inputs, &weights, width, &mut out);
+            matmul(&inputs, Weights::Dense(&weights), width, &mut out);
             for row in 0..rows {
                 for output in 0..outputs {
                     let input = &inputs[row * width..(row + 1) * width];
@@ -173,7 +196,7 @@ mod tests {
         let (rows, outputs, width) = (3, 1000, 200);
         let (inputs, weights) = (noise(rows * width, 1), noise(outputs * width, 2));
         let mut out = vec![f32::NAN; rows * outputs];
-        matmul(&inputs, &weights, width, &mut out);
+        matmul(&inputs, Weights::Dense(&weights), width, &mut out);
         for (index, value) in out.iter().enumerate() {
             let (row, output) = (index / outputs, index % outputs);
             let input = &inputs[row * width..(row + 1) * width];
@@ -182,9 +205,38 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Blocks give the bits of the values they stand for.
+        #[test]
+        fn blocks_are_the_values_they_stand_for(
+            rows in 1_usize..5, outputs in 1_usize..11, blocks in 1_usize..4, seed: u32,
+        ) {
+            let width = blocks * BLOCK_CODES;
+            let inputs = noise(rows * width, seed);
+            #[expect(clippy::cast_possible_truncation, reason = "noise lies within 1")]
+            let codes: Vec<i8> =
+                noise(outputs * width, !seed).iter().map(|x| (x * 127.0) as i8).collect();
+            let scales: Vec<BlockScale> = noise(outputs * blocks * 2, seed ^ 7)
+                .chunks(2)
+                .map(|pair| BlockScale { scale: pair[0], offset: pair[1] })
+                .collect();
+            let value = |(i, code): (usize, &i8)| {
+                let block = scales[i / BLOCK_CODES];
+                f32::from(*code) * block.scale + block.offset
+            };
+            let values: Vec<f32> = codes.iter().enumerate().map(value).collect();
+            let mut dense = vec![0.0; rows * outputs];
+            let mut blocked = vec![f32::NAN; rows * outputs];
+            matmul(&inputs, Weights::Dense(&values), width, &mut dense);
+            let weights = Weights::Blocks { codes: &codes, scales: &scales };
+            matmul(&inputs, weights, width, &mut blocked);
+            prop_assert!(dense.iter().zip(&blocked).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+    }
+
     #[test]
     #[should_panic(expected = "another shape")]
     fn refuses_shapes_that_do_not_fit() {
-        matmul(&[1.0; 4], &[1.0; 4], 2, &mut [0.0; 3]);
+        matmul(&[1.0; 4], Weights::Dense(&[1.0; 4]), 2, &mut [0.0; 3]);
     }
 }

@@ -26,9 +26,7 @@ mod tests {
     fn turns_each_pair_and_leaves_the_rest() {
         let mut vectors = [1.0, 0.0, 0.0, 2.0, 5.0, 6.0, 3.0, 4.0, 1.0, 1.0, 7.0, 8.0];
         rotate_interleaved(&mut vectors, 6, &[(0.0, 1.0), (-1.0, 0.0)]);
-        let expected = [
-            0.0, 1.0, 0.0, -2.0, 5.0, 6.0, -4.0, 3.0, -1.0, -1.0, 7.0, 8.0,
-        ];
+        let expected = [0.0, 1.0, 0.0, -2.0, 5.0, 6.0, -4.0, 3.0, -1.0, -1.0, 7.0, 8.0];
         for (value, expected) in vectors.iter().zip(expected) {
             assert!((value - expected).abs() < 1e-6, "{vectors:?}");
         }

@@ -81,3 +81,60 @@ fn completes(token: &[u8], text: &[u8], held_bytes: usize) -> bool {
         _ => token.starts_with(&text[held_bytes..]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::byte_tokenizer;
+    use crate::tokenizer::TokenKind;
+    use proptest::prelude::*;
+
+    const PIECES: [&str; 9] =
+        ["<call>", "ll>", "call", "<c", "a<call>b", "> ", "l><call", "aab", "ab"];
+
+    fn tokenizer() -> Tokenizer {
+        byte_tokenizer(&PIECES.map(|piece| (piece, TokenKind::UserDefined)))
+    }
+
+    /// A token is banned if the text occurs in what was held plus the token, and did not before.
+    fn by_force(tokenizer: &Tokenizer, text: &str, held: &[u8]) -> Vec<u32> {
+        let completes = |id: &u32| {
+            let written = [held, tokenizer.token_bytes(*id)].concat();
+            let ends = text.len()..=written.len();
+            ends.rev()
+                .take_while(|end| *end > held.len())
+                .any(|end| written[..end].ends_with(text.as_bytes()))
+        };
+        (0..u32::try_from(tokenizer.vocabulary_tokens()).unwrap()).filter(completes).collect()
+    }
+
+    #[test]
+    fn bans_whole_split_and_added_spellings() {
+        let tokenizer = tokenizer();
+        let banned = BannedText::new(&tokenizer, "<call>");
+        assert_eq!(banned.mask(b"").ids(), [257, 261]);
+        assert_eq!(banned.mask(b"no <ca").ids(), [257, 258, 261]);
+        assert_eq!(banned.mask(b"<call").ids(), [u32::from(b'>'), 257, 261, 262]);
+        assert_eq!(BannedText::new(&tokenizer, "").mask(b"x").ids(), [0; 0]);
+    }
+
+    #[test]
+    fn masks_are_sets() {
+        let mask = TokenMask::from_ids(vec![5, 1, 5]).union(&TokenMask::from_ids(vec![3, 1]));
+        assert_eq!(mask.ids(), [1, 3, 5]);
+        assert!(mask.contains(3) && !mask.contains(2));
+        assert_eq!(TokenMask::none().ids(), [0; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn is_what_trying_every_token_says(
+            text in "<call>|aab|abab|a", held in "[<cal>b]{0,9}",
+        ) {
+            let tokenizer = tokenizer();
+            let mask = BannedText::new(&tokenizer, &text).mask(held.as_bytes());
+            let forced = by_force(&tokenizer, &text, held.as_bytes());
+            prop_assert_eq!(mask.ids(), forced);
+        }
+    }
+}

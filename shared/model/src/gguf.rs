@@ -1,4 +1,4 @@
-//! The GGUF file format: what a file says about itself, and its tensors as f32.
+//! The GGUF file format: what a file says about itself, and its tensors.
 //!
 //! Every count, length and offset is checked against the file's size before anything is allocated
 //! or read. Knows no architecture.
@@ -15,6 +15,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
 
 use crate::error::ModelError;
+use crate::weights::{BlockFormat, Matrix};
 
 mod limits {
     /// Metadata keys and tensors a file may declare.
@@ -115,7 +116,25 @@ impl GgufFile {
     }
 
     /// A tensor's values. `shape` is what the architecture demands.
-    pub(crate) fn read_f32(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+    pub(crate) fn read_vector(
+        &mut self,
+        name: &str,
+        shape: [usize; 1],
+    ) -> Result<Vec<f32>, ModelError> {
+        let matrix = self.read(name, &shape)?;
+        Ok(matrix.view().values(&mut Vec::new()).to_vec())
+    }
+
+    /// A tensor as a matrix. `shape` is `[outputs, inputs]`, as the architecture demands.
+    pub(crate) fn read_matrix(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Matrix, ModelError> {
+        self.read(name, &shape)
+    }
+
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
         let entry =
             self.tensors.get(name).cloned().ok_or_else(|| {
                 self.bad(format!("tensor {name} is missing"), "use a complete file")
@@ -125,10 +144,14 @@ impl GgufFile {
             return Err(self.bad(what, DAMAGED));
         }
         let raw = self.read_bytes(&entry, 0, entry.bytes)?;
-        let values = dequantise(&entry, &raw)
-            .map_err(|error| self.bad(format!("tensor {name}: {error}"), DAMAGED))?;
-        if values.iter().all(|value| value.is_finite()) {
-            Ok(values)
+        let matrix = match block_format(entry.type_code) {
+            Some(format) => Ok(Matrix::from_blocks(format, &raw)),
+            None => dequantise(&entry, &raw).map(Matrix::Dense),
+        };
+        let matrix =
+            matrix.map_err(|error| self.bad(format!("tensor {name}: {error}"), DAMAGED))?;
+        if matrix.is_finite() {
+            Ok(matrix)
         } else {
             Err(self.bad(format!("tensor {name} holds values that are not numbers"), DAMAGED))
         }
@@ -408,6 +431,16 @@ fn dequantise(entry: &TensorEntry, raw: &[u8]) -> candle_core::Result<Vec<f32>> 
     };
     let tensor = qtensor_from_ggml(dtype, raw, entry.shape.clone(), &Device::Cpu)?;
     tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()
+}
+
+/// The types that stay in blocks.
+fn block_format(code: u32) -> Option<BlockFormat> {
+    match code {
+        2 => Some(BlockFormat::Q4_0),
+        3 => Some(BlockFormat::Q4_1),
+        8 => Some(BlockFormat::Q8_0),
+        _ => None,
+    }
 }
 
 /// The types that weights are stored in and we can read.

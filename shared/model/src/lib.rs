@@ -8,7 +8,7 @@
 //! | You want to | Look in |
 //! |---|---|
 //! | run a model | `language_model`, `kv_cache` |
-//! | bring one from a file | `load`, `gguf`, `transformer` |
+//! | bring one from a file | `load`, `gguf`, `weights`, `transformer` |
 //! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
 //! | choose the next token | `sampler`, `noise`, `banned_text` |
 //! | test without weights | `scripted` (feature `scripted`) |
@@ -27,8 +27,9 @@ mod noise;
 mod sampler;
 mod tokenizer;
 mod transformer;
+mod weights;
 
-#[cfg(feature = "scripted")]
+#[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
 
 pub use banned_text::{BannedText, TokenMask};

@@ -229,3 +229,143 @@ fn log_probability(logits: &[f32], id: u32) -> f32 {
 fn narrow(value: f64) -> f32 {
     value as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::Role;
+    use proptest::prelude::*;
+
+    fn key(position: u32) -> NoiseKey {
+        NoiseKey::new(11, Role::Slm, position)
+    }
+
+    /// The protocol's order of steps, written out without any shortcut.
+    fn naive(logits: &[f32], sampling: &Sampling, key: NoiseKey, masked: &TokenMask) -> u32 {
+        let mut kept: Vec<(u32, f64)> = (0..).zip(logits.iter().copied().map(f64::from)).collect();
+        kept.retain(|(id, logit)| !masked.contains(*id) && !logit.is_nan());
+        kept.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+        if sampling.temperature == 0.0 {
+            return kept[0].0;
+        }
+        let temperature = f64::from(sampling.temperature);
+        if sampling.top_k > 0 {
+            kept.truncate(sampling.top_k as usize);
+        }
+        let weight = |logit: f64| ((logit - kept[0].1) / temperature).exp();
+        let mut by_id: Vec<(u32, f64)> = kept.clone();
+        by_id.sort_by_key(|(id, _)| *id);
+        let total: f64 = by_id.iter().map(|(_, logit)| weight(*logit)).sum();
+        let mut reached = 0.0;
+        let mut nucleus = 0;
+        while nucleus < kept.len() && (nucleus == 0 || reached < f64::from(sampling.top_p) * total)
+        {
+            reached += weight(kept[nucleus].1);
+            nucleus += 1;
+        }
+        let best = kept[0].1;
+        if sampling.top_p < 1.0 {
+            kept.truncate(nucleus);
+        }
+        kept.retain(|(_, logit)| ((logit - best) / temperature).exp() >= f64::from(sampling.min_p));
+        let score = |(id, logit): &(u32, f64)| logit / temperature + key.gumbel(*id);
+        kept.sort_by(|a, b| score(b).partial_cmp(&score(a)).unwrap().then(a.0.cmp(&b.0)));
+        kept[0].0
+    }
+
+    fn samplings() -> impl Strategy<Value = Sampling> {
+        let temperature = prop_oneof![Just(0.0_f32), Just(1.0), 0.1_f32..3.0];
+        let top_p = prop_oneof![Just(1.0_f32), 0.0_f32..1.0];
+        let min_p = prop_oneof![Just(0.0_f32), 0.0_f32..1.0];
+        (temperature, 0_u32..8, top_p, min_p).prop_map(|(temperature, top_k, top_p, min_p)| {
+            Sampling { temperature, top_k, top_p, min_p }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn is_the_naive_sampler(
+            steps in prop::collection::vec(-12_i8..12, 1..40), sampling in samplings(),
+            masked in prop::collection::vec(1_u32..40, 0..6), position: u32,
+        ) {
+            // Coarse steps, so that ties occur.
+            let logits: Vec<f32> = steps.iter().map(|step| f32::from(*step) / 2.0).collect();
+            let masked = TokenMask::from_ids(masked);
+            let ours = sample(&logits, &sampling, key(position), &masked);
+            prop_assert_eq!(ours.id, naive(&logits, &sampling, key(position), &masked));
+        }
+
+        #[test]
+        fn never_panics_and_stays_in_range(
+            bits in prop::collection::vec(any::<u32>(), 0..20), temperature: f32, top_k: u32,
+            top_p: f32, min_p: f32,
+        ) {
+            let logits: Vec<f32> = bits.into_iter().map(f32::from_bits).collect();
+            let sampling = Sampling { temperature, top_k, top_p, min_p };
+            let id = sample(&logits, &sampling, key(0), &TokenMask::from_ids(vec![0, 3])).id;
+            prop_assert!((id as usize) < logits.len().max(1));
+            top_log_probabilities(&logits, 5);
+            entropy_nats(&logits);
+        }
+    }
+
+    #[test]
+    fn a_large_vocabulary_is_cut_as_a_small_one() {
+        let logits: Vec<f32> = (0..5000_u32)
+            .map(|id| f32::from(u16::try_from(id * 7 % 4999).unwrap()) / 900.0)
+            .collect();
+        let none = TokenMask::none();
+        for position in 0..40 {
+            for top_p in [0.05, 0.5, 0.9, 0.999, 1.0] {
+                let sampling = Sampling { top_p, ..Sampling::at_temperature(0.9) };
+                let ours = sample(&logits, &sampling, key(position), &none).id;
+                assert_eq!(ours, naive(&logits, &sampling, key(position), &none));
+            }
+        }
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let logits = [1.0_f32, 0.0, 2.0, -1.0];
+        let total: f32 = logits.iter().map(|logit| logit.exp()).sum();
+        let mut counts = [0_u16; 4];
+        for position in 0..20_000 {
+            let sampling = Sampling::at_temperature(1.0);
+            let sampled = sample(&logits, &sampling, key(position), &TokenMask::none());
+            counts[sampled.id as usize] += 1;
+            let expected = (logits[sampled.id as usize].exp() / total).ln();
+            assert!((sampled.logprob - expected).abs() < 1e-5);
+        }
+        for (count, logit) in counts.iter().zip(logits) {
+            let share = f32::from(*count) / 20_000.0;
+            assert!((share - logit.exp() / total).abs() < 0.015, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn masked_and_unusable_logits_are_not_chosen() {
+        let logits = [f32::NAN, 3.0, 2.0, f32::NEG_INFINITY];
+        for temperature in [0.0, 1.0] {
+            let sampling = Sampling::at_temperature(temperature);
+            let masked = TokenMask::from_ids(vec![1]);
+            assert_eq!(sample(&logits, &sampling, key(0), &masked).id, 2);
+            let all = TokenMask::from_ids(vec![0, 1, 2, 3]);
+            assert_eq!(sample(&logits, &sampling, key(0), &all).id, 1);
+        }
+    }
+
+    #[test]
+    fn entropy_and_top_log_probabilities_are_their_formulas() {
+        assert!((entropy_nats(&[0.0; 8]) - 8_f64.ln()).abs() < 1e-12);
+        assert!(entropy_nats(&[100.0, 0.0]) < 1e-12);
+        assert!(entropy_nats(&[]) < 1e-12);
+        let (p, q) = (0.25_f64, 0.75_f64);
+        let exact = -(p * p.ln() + q * q.ln());
+        assert!((entropy_nats(&[0.0, 3_f32.ln()]) - exact).abs() < 1e-6);
+        let top = top_log_probabilities(&[0.0, 1.0, 0.0, 2.0], 3);
+        assert_eq!(top.iter().map(|top| top.0).collect::<Vec<_>>(), [3, 1, 0]);
+        let total = 2.0 + 1_f32.exp() + 2_f32.exp();
+        assert!((top[0].1 - (2.0 - total.ln())).abs() < 1e-6);
+        assert_eq!(top_log_probabilities(&[1.0], 9).len(), 1);
+    }
+}

@@ -198,3 +198,98 @@ fn wrap(position: usize) -> u32 {
 fn low_half(value: u64) -> u32 {
     value as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::banned_text::TokenMask;
+    use crate::language_model::LogitsWanted;
+    use crate::noise::{NoiseKey, Role};
+    use crate::sampler::{Sampling, entropy_nats, sample};
+
+    fn model() -> ScriptedModel {
+        ScriptedModel::new(260, 500, hash_rule(7, 0..256))
+    }
+
+    fn run(
+        model: &mut ScriptedModel,
+        cache: &mut KvCache,
+        tokens: &[u32],
+    ) -> Result<Logits, ModelError> {
+        let row = Row { tokens, cache, logits: LogitsWanted::All };
+        Ok(model.forward(&mut [row])?.remove(0))
+    }
+
+    fn greedy(logits: &[f32]) -> u32 {
+        let key = NoiseKey::new(0, Role::Llm, 0);
+        sample(logits, &Sampling::GREEDY, key, &TokenMask::none()).id
+    }
+
+    #[test]
+    fn follows_its_rule_however_the_ids_came() {
+        let ids: Vec<u32> = (0..100).map(|i| i * 7 % 260).collect();
+        let rule = hash_rule(7, 0..256);
+        for chunk in [1, 31, 32, 33, 100] {
+            let mut model = model();
+            let mut cache = model.new_cache();
+            let mut said = Vec::new();
+            for tokens in ids.chunks(chunk) {
+                let logits = run(&mut model, &mut cache, tokens).unwrap();
+                said.extend((0..logits.rows()).map(|row| greedy(logits.row(row))));
+            }
+            let expected: Vec<u32> = (1..=ids.len()).map(|len| rule(&ids[..len])).collect();
+            assert_eq!(said, expected);
+            assert_eq!(read_ids(&cache), ids);
+        }
+    }
+
+    #[test]
+    fn large_ids_survive_the_cache() {
+        let mut model = ScriptedModel::new(u32::MAX as usize, 10, |ids| ids[0]);
+        let mut cache = model.new_cache();
+        let tokens = [0, 65_535, 65_536, 16_777_217, u32::MAX - 1];
+        let row = Row { tokens: &tokens, cache: &mut cache, logits: LogitsWanted::None };
+        model.forward(&mut [row]).unwrap();
+        assert_eq!(read_ids(&cache), tokens);
+    }
+
+    #[test]
+    fn a_fault_leaves_the_caches_as_they_were() {
+        let mut model = model().with_fault(1);
+        let mut cache = model.new_cache();
+        run(&mut model, &mut cache, &[1, 2, 3]).unwrap();
+        let error = run(&mut model, &mut cache, &[4; 40]).unwrap_err();
+        assert!(matches!(error, ModelError::Fault { .. }), "{error}");
+        assert_eq!(read_ids(&cache), [1, 2, 3]);
+        assert_eq!(run(&mut model, &mut cache, &[4]).unwrap().rows(), 1);
+    }
+
+    #[test]
+    fn every_id_before_matters_and_distributions_vary() {
+        let rule = hash_rule(1, 10..20);
+        assert!((0..50).all(|id| (10..20).contains(&rule(&[id]))));
+        let differ = (0..50)
+            .filter(|&id| hash_rule(1, 0..256)(&[id, 5]) != hash_rule(1, 0..256)(&[id + 1, 5]));
+        assert!(differ.count() > 45);
+        let mut model = model();
+        let mut cache = model.new_cache();
+        let logits = run(&mut model, &mut cache, &[9; 200]).unwrap();
+        let entropies: Vec<f64> = (0..200).map(|row| entropy_nats(logits.row(row))).collect();
+        assert!(
+            entropies.iter().any(|nats| *nats > 1.4) && entropies.iter().any(|nats| *nats < 0.4)
+        );
+        let drawn = (0..200).filter(|row| {
+            let key = NoiseKey::new(3, Role::Llm, *row);
+            let row = logits.row(*row as usize);
+            sample(row, &Sampling::at_temperature(1.0), key, &TokenMask::none()).id == greedy(row)
+        });
+        assert!((80..199).contains(&drawn.count()));
+    }
+
+    #[test]
+    fn the_byte_tokenizer_is_obvious() {
+        let tokenizer = byte_tokenizer(&[("<call>", TokenKind::UserDefined)]);
+        assert_eq!(tokenizer.encode_bytes(b"\x00a\xFF"), [0, 97, 255]);
+        assert!(tokenizer.ends_text(256) && !tokenizer.ends_text(257));
+    }
+}

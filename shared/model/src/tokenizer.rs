@@ -271,15 +271,11 @@ impl Tokenizer {
 struct Alphabet {
     /// Byte of each stand-in, by code point.
     bytes: Vec<Option<u8>>,
-    /// Stand-in of each byte.
-    #[cfg_attr(not(feature = "scripted"), expect(dead_code, reason = "tests write vocabularies"))]
-    chars: Vec<char>,
 }
 
 impl Alphabet {
     fn new() -> Self {
         let mut bytes = vec![None; 512];
-        let mut chars = Vec::with_capacity(256);
         let mut next_stand_in = '\u{100}';
         for byte in 0..=255_u8 {
             let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
@@ -288,9 +284,8 @@ impl Alphabet {
                 next_stand_in = char::from_u32(u32::from(next_stand_in) + 1).unwrap_or_default();
             }
             bytes[stand_in as usize] = Some(byte);
-            chars.push(stand_in);
         }
-        Self { bytes, chars }
+        Self { bytes }
     }
 
     fn push_token_bytes(&self, text: &str, kind: TokenKind, out: &mut Vec<u8>) {
@@ -311,9 +306,11 @@ impl Alphabet {
 }
 
 /// The text by which a vocabulary lists the token of one byte.
-#[cfg(feature = "scripted")]
+#[cfg(any(test, feature = "scripted"))]
 pub(crate) fn byte_token_text(byte: u8) -> String {
-    Alphabet::new().chars[usize::from(byte)].to_string()
+    let alphabet = Alphabet::new();
+    let stand_in = (0..).zip(alphabet.bytes).find(|(_, of)| *of == Some(byte));
+    stand_in.and_then(|(point, _)| char::from_u32(point)).into_iter().collect()
 }
 
 fn check_sizes(parts: &TokenizerParts) -> Result<(), ModelError> {
@@ -375,4 +372,158 @@ fn build_merger(parts: TokenizerParts) -> Result<tokenizers::Tokenizer, ModelErr
     let mut merger = tokenizers::Tokenizer::new(model);
     merger.with_pre_tokenizer(Some(Sequence::new(steps)));
     Ok(merger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::byte_tokenizer;
+    use proptest::prelude::*;
+
+    const ADDED: [(&str, TokenKind); 5] = [
+        ("<|im_start|>", TokenKind::Control),
+        ("<call>", TokenKind::UserDefined),
+        ("</call>", TokenKind::UserDefined),
+        ("<call>x", TokenKind::UserDefined),
+        ("[PAD7]", TokenKind::Placeholder),
+    ];
+
+    fn bytes_of(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<u8> {
+        ids.iter().flat_map(|&id| tokenizer.token_bytes(id)).copied().collect()
+    }
+
+    fn small(pre_tokenizer: PreTokenizer) -> Tokenizer {
+        let bytes = (0..=255).map(byte_token_text);
+        let merged = ["he", "ll", "hell", "hello", "12", "\u{120}h"].map(str::to_owned);
+        let tokens = bytes.chain(merged).map(|text| (text, TokenKind::Normal)).collect();
+        let merges =
+            [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("1", "2"), ("\u{120}", "h")];
+        let merges = merges.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+        Tokenizer::build(TokenizerParts { tokens, merges, pre_tokenizer, end_ids: vec![] }).unwrap()
+    }
+
+    #[test]
+    fn merges_by_rank_and_cuts_as_the_pre_tokenizer_says() {
+        let (gpt2, smollm) = (small(PreTokenizer::Gpt2), small(PreTokenizer::SmolLm));
+        assert_eq!(gpt2.encode("hello", AddedTokens::Plain), [259]);
+        assert_eq!(gpt2.encode("12", AddedTokens::Plain), [260]);
+        assert_eq!(smollm.encode("12", AddedTokens::Plain), [49, 50]);
+        assert_eq!(gpt2.encode(" h", AddedTokens::Plain), [261]);
+        assert_eq!(gpt2.encode("", AddedTokens::Parse), [0; 0]);
+    }
+
+    #[test]
+    fn added_tokens_are_found_longest_first_and_only_when_asked() {
+        let tokenizer = byte_tokenizer(&ADDED);
+        let parsed = tokenizer.encode("a<call>xb</call><|endoftext|>", AddedTokens::Parse);
+        assert_eq!(parsed, [97, 260, 98, 259, 256]);
+        let plain = tokenizer.encode("a<call>", AddedTokens::Plain);
+        assert_eq!(plain, b"a<call>".map(u32::from));
+        assert_eq!(tokenizer.encode("[PAD7]", AddedTokens::Parse), b"[PAD7]".map(u32::from));
+        let commands_are_text = tokenizer.with_plain_texts(&["<call>", "</call>", "<call>x"]);
+        let ids = commands_are_text.encode("<call><|im_start|>", AddedTokens::Parse);
+        assert_eq!(ids, [b"<call>".map(u32::from).as_slice(), &[257]].concat());
+        assert_eq!(commands_are_text.added_token_id("<call>"), Some(258));
+    }
+
+    #[test]
+    fn ids_say_what_they_are() {
+        let tokenizer = byte_tokenizer(&ADDED);
+        assert_eq!(tokenizer.vocabulary_tokens(), 262);
+        let control: Vec<u32> = (0..300).filter(|&id| tokenizer.is_control(id)).collect();
+        assert_eq!(control, [vec![256, 257, 261], (262..300).collect()].concat());
+        let ends: Vec<u32> = (0..300).filter(|&id| tokenizer.ends_text(id)).collect();
+        assert_eq!(ends, [256]);
+        assert_eq!(tokenizer.token_bytes(258), b"<call>");
+        assert_eq!(tokenizer.token_bytes(0xE2), [0xE2]);
+        assert_eq!(tokenizer.token_bytes(261), b"");
+        assert_eq!(tokenizer.token_bytes(u32::MAX), b"");
+        assert_eq!(tokenizer.added_token_id("<call>"), Some(258));
+        assert_eq!(tokenizer.added_token_id("[PAD7]"), None);
+        assert_eq!(tokenizer.added_token_id("a"), None);
+    }
+
+    #[test]
+    fn ends_are_found_by_role_and_by_name() {
+        let tokens = ["<|im_end|>", "<|eot_id|>", "stop", "</s>"].map(str::to_owned);
+        let kinds = [TokenKind::Control, TokenKind::Control, TokenKind::Control, TokenKind::Normal];
+        let tokens = tokens.into_iter().zip(kinds).collect();
+        let pre_tokenizer = PreTokenizer::Gpt2;
+        let parts = TokenizerParts { tokens, merges: vec![], pre_tokenizer, end_ids: vec![2] };
+        let tokenizer = Tokenizer::build(parts).unwrap();
+        assert_eq!([0, 1, 2, 3].map(|id| tokenizer.ends_text(id)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn the_fingerprint_is_the_hash_the_protocol_names() {
+        let tokenizer = byte_tokenizer(&ADDED);
+        let mut hashed = b"relay.v1.vocabulary".to_vec();
+        let mut add = |id: u32, bytes: &[u8], added: u8| {
+            hashed.extend(id.to_le_bytes());
+            hashed.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
+            hashed.extend(bytes);
+            hashed.push(added);
+        };
+        (0..=255).for_each(|byte: u8| add(byte.into(), &[byte], 0));
+        add(256, b"<|endoftext|>", 1);
+        add(257, b"<|im_start|>", 1);
+        add(260, b"<call>x", 1);
+        let expected = blake3::hash(&hashed);
+        let fingerprint = tokenizer.fingerprint(&["<call>", "</call>"]);
+        assert_eq!(fingerprint, expected.as_bytes()[..16]);
+        assert_ne!(fingerprint, tokenizer.fingerprint(&[]));
+        let without_commands = byte_tokenizer(&ADDED[..1]);
+        assert_ne!(without_commands.fingerprint(&[]), byte_tokenizer(&[]).fingerprint(&[]));
+        let padded = byte_tokenizer(&[ADDED[0], ADDED[4]]);
+        assert_eq!(padded.fingerprint(&[]), without_commands.fingerprint(&[]));
+        let as_text = byte_tokenizer(&[("<|im_start|>", TokenKind::UserDefined)]);
+        assert_eq!(as_text.fingerprint(&[]), without_commands.fingerprint(&[]));
+    }
+
+    #[test]
+    fn long_runs_take_no_time_and_lose_nothing() {
+        let tokenizer = small(PreTokenizer::SmolLm);
+        for piece in [" ", "a", "hello", "7", "\n", "é"] {
+            let text = piece.repeat(200_000 / piece.len());
+            let ids = tokenizer.encode(&text, AddedTokens::Parse);
+            assert_eq!(bytes_of(&tokenizer, &ids), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_vocabulary_is_refused() {
+        let parts = |tokens: &[&str], merges: &[(&str, &str)], end_ids: Vec<u32>| TokenizerParts {
+            tokens: tokens.iter().map(|text| ((*text).to_owned(), TokenKind::Normal)).collect(),
+            merges: merges.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
+            pre_tokenizer: PreTokenizer::Gpt2,
+            end_ids,
+        };
+        let table = [
+            (parts(&[], &[], vec![]), "0 tokens"),
+            (parts(&["a"], &[("a", "b")], vec![]), "merges"),
+            (parts(&["a"], &[], vec![1]), "end token 1"),
+        ];
+        for (parts, expected) in table {
+            let message = Tokenizer::build(parts).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_comes_back(text in ".{0,40}|[a-h <>|/xcal12]{0,40}") {
+            for tokenizer in [small(PreTokenizer::Gpt2), small(PreTokenizer::SmolLm), byte_tokenizer(&ADDED)] {
+                for added in [AddedTokens::Parse, AddedTokens::Plain] {
+                    let ids = tokenizer.encode(&text, added);
+                    prop_assert_eq!(bytes_of(&tokenizer, &ids), text.as_bytes());
+                }
+            }
+        }
+
+        #[test]
+        fn bytes_come_back(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let tokenizer = small(PreTokenizer::Gpt2);
+            prop_assert_eq!(bytes_of(&tokenizer, &tokenizer.encode_bytes(&bytes)), bytes);
+        }
+    }
 }

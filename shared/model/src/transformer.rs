@@ -1,7 +1,6 @@
 //! The Llama family from GGUF, top to bottom: configuration, weights, layer, model.
 //!
-//! Weights are dequantised to f32 at load, and the forward pass is slices through
-//! `relay_kernels`. Queries and keys of GGUF Llama files are permuted for interleaved rotary
+//! The forward pass is slices through `relay_kernels`, computed in f32. Queries and keys of GGUF Llama files are permuted for interleaved rotary
 //! positions, so they are turned that way here. One row, one result: a row's bits depend neither
 //! on the rows beside it nor on how its prefix was chunked.
 //!
@@ -18,6 +17,7 @@ use crate::error::ModelError;
 use crate::gguf::{GgufFile, Value};
 use crate::kv_cache::{KvCache, KvShape};
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
+use crate::weights::Matrix;
 
 mod limits {
     /// Tokens that go through the layers together: what keeps activations in cache.
@@ -144,39 +144,45 @@ impl Keys<'_> {
 #[derive(Debug)]
 struct Layer {
     attention_norm: Vec<f32>,
-    query_key_value: Vec<f32>,
-    attention_output: Vec<f32>,
+    query_key_value: Matrix,
+    attention_output: Matrix,
     feed_forward_norm: Vec<f32>,
-    gate_and_up: Vec<f32>,
-    down: Vec<f32>,
+    gate_and_up: Matrix,
+    down: Matrix,
 }
 
 impl Layer {
     fn read(file: &mut GgufFile, config: &Config, index: usize) -> Result<Self, ModelError> {
         let Config { width, feed_forward_width, .. } = *config;
         let (query, kv) = (config.query_width(), config.kv_width());
-        let mut read = |part: &str, shape: &[usize]| {
-            file.read_f32(&format!("blk.{index}.{part}.weight"), shape)
-        };
-        let mut query_key_value = read("attn_q", &[query, width])?;
-        query_key_value.extend(read("attn_k", &[kv, width])?);
-        query_key_value.extend(read("attn_v", &[kv, width])?);
-        let mut gate_and_up = read("ffn_gate", &[feed_forward_width, width])?;
-        gate_and_up.extend(read("ffn_up", &[feed_forward_width, width])?);
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
+        let mut vector = |part: &str| file.read_vector(&name(part), [width]);
+        let (attention_norm, feed_forward_norm) = (vector("attn_norm")?, vector("ffn_norm")?);
+        let mut matrix =
+            |part: &str, outputs, inputs| file.read_matrix(&name(part), [outputs, inputs]);
+        let query_key_value = matrix("attn_q", query, width)?
+            .followed_by(matrix("attn_k", kv, width)?)
+            .followed_by(matrix("attn_v", kv, width)?);
+        let gate_and_up = matrix("ffn_gate", feed_forward_width, width)?.followed_by(matrix(
+            "ffn_up",
+            feed_forward_width,
+            width,
+        )?);
         Ok(Self {
-            attention_norm: read("attn_norm", &[width])?,
+            attention_norm,
             query_key_value,
-            attention_output: read("attn_output", &[width, query])?,
-            feed_forward_norm: read("ffn_norm", &[width])?,
+            attention_output: matrix("attn_output", width, query)?,
+            feed_forward_norm,
             gate_and_up,
-            down: read("ffn_down", &[width, feed_forward_width])?,
+            down: matrix("ffn_down", width, feed_forward_width)?,
         })
     }
 
-    fn floats(&self) -> usize {
-        let Self { attention_norm, query_key_value, attention_output, .. } = self;
-        let attention = attention_norm.len() + query_key_value.len() + attention_output.len();
-        attention + self.feed_forward_norm.len() + self.gate_and_up.len() + self.down.len()
+    fn bytes(&self) -> usize {
+        let Self { query_key_value, attention_output, gate_and_up, down, .. } = self;
+        let matrices = [query_key_value, attention_output, gate_and_up, down];
+        let norms = size_of_val(&*self.attention_norm) + size_of_val(&*self.feed_forward_norm);
+        matrices.map(Matrix::bytes).iter().sum::<usize>() + norms
     }
 }
 
@@ -184,11 +190,11 @@ impl Layer {
 #[derive(Debug)]
 pub(crate) struct Transformer {
     config: Config,
-    embedding: Vec<f32>,
+    embedding: Matrix,
     layers: Vec<Layer>,
     output_norm: Vec<f32>,
     /// `None` where the embedding serves both ways.
-    output: Option<Vec<f32>>,
+    output: Option<Matrix>,
 }
 
 /// A stretch of one row's tokens inside a slab.
@@ -207,19 +213,19 @@ impl Transformer {
         let config = Config::read(file, vocabulary_tokens)?;
         refuse_unknown_tensors(file, config.layers)?;
         let table = [vocabulary_tokens, config.width];
-        let embedding = file.read_f32("token_embd.weight", &table)?;
+        let embedding = file.read_matrix("token_embd.weight", table)?;
         let has_output = file.tensor("output.weight").is_some();
-        let output = has_output.then(|| file.read_f32("output.weight", &table)).transpose()?;
-        let output_norm = file.read_f32("output_norm.weight", &[config.width])?;
+        let output = has_output.then(|| file.read_matrix("output.weight", table)).transpose()?;
+        let output_norm = file.read_vector("output_norm.weight", [config.width])?;
         let layers = (0..config.layers).map(|index| Layer::read(file, &config, index));
         let layers = layers.collect::<Result<_, _>>()?;
         Ok(Self { config, embedding, layers, output_norm, output })
     }
 
     fn weight_bytes(&self) -> usize {
-        let layers: usize = self.layers.iter().map(Layer::floats).sum();
-        let output = self.output.as_ref().map_or(0, Vec::len);
-        (self.embedding.len() + layers + self.output_norm.len() + output) * size_of::<f32>()
+        let layers: usize = self.layers.iter().map(Layer::bytes).sum();
+        let output = self.output.as_ref().map_or(0, Matrix::bytes);
+        self.embedding.bytes() + layers + size_of_val(&*self.output_norm) + output
     }
 
     /// Hidden states `[tokens, width]` of a slab, its keys and values written to the caches.
@@ -236,7 +242,13 @@ impl Transformer {
     fn embed(&self, slab: &[Stretch], rows: &[Row<'_>]) -> Vec<f32> {
         let width = self.config.width;
         let ids = slab.iter().flat_map(|stretch| &rows[stretch.row].tokens[stretch.tokens.clone()]);
-        ids.flat_map(|&id| &self.embedding[id as usize * width..][..width]).copied().collect()
+        let mut hidden = Vec::new();
+        let mut scratch = Vec::new();
+        for id in ids.map(|&id| id as usize) {
+            let row = self.embedding.view().part(id * width..(id + 1) * width);
+            hidden.extend_from_slice(row.values(&mut scratch));
+        }
+        hidden
     }
 
     /// Cosine and sine of each token's pairs: `[tokens, rotary_pairs]`.
@@ -260,13 +272,14 @@ impl Transformer {
     ) {
         let width = self.config.width;
         let normed = self.normed(hidden, &layer.attention_norm);
-        let mut projected = zeros(hidden.len() / width * (layer.query_key_value.len() / width));
-        matmul(&normed, &layer.query_key_value, width, &mut projected);
+        let outputs = self.config.query_width() + 2 * self.config.kv_width();
+        let mut projected = zeros(hidden.len() / width * outputs);
+        matmul(&normed, layer.query_key_value.view(), width, &mut projected);
         let queries = self.store(&projected, index, slab, rows, angles);
         let mut attended = zeros(queries.len());
         self.look_back(index, slab, rows, &queries, &mut attended);
         let mut update = zeros(hidden.len());
-        matmul(&attended, &layer.attention_output, self.config.query_width(), &mut update);
+        matmul(&attended, layer.attention_output.view(), self.config.query_width(), &mut update);
         add(hidden, &update);
     }
 
@@ -326,11 +339,11 @@ impl Transformer {
         let tokens = hidden.len() / width;
         let normed = self.normed(hidden, &layer.feed_forward_norm);
         let mut gate_and_up = zeros(tokens * 2 * feed_forward_width);
-        matmul(&normed, &layer.gate_and_up, width, &mut gate_and_up);
+        matmul(&normed, layer.gate_and_up.view(), width, &mut gate_and_up);
         let mut activated = zeros(tokens * feed_forward_width);
         swiglu(&gate_and_up, feed_forward_width, &mut activated);
         let mut update = zeros(hidden.len());
-        matmul(&activated, &layer.down, feed_forward_width, &mut update);
+        matmul(&activated, layer.down.view(), feed_forward_width, &mut update);
         add(hidden, &update);
     }
 
@@ -345,7 +358,7 @@ impl Transformer {
         let normed = self.normed(hidden, &self.output_norm);
         let weights = self.output.as_ref().unwrap_or(&self.embedding);
         let mut logits = zeros(hidden.len() / self.config.width * self.config.vocabulary_tokens);
-        matmul(&normed, weights, self.config.width, &mut logits);
+        matmul(&normed, weights.view(), self.config.width, &mut logits);
         logits
     }
 }
