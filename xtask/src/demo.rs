@@ -60,14 +60,21 @@ pub(crate) fn run(
         .map_err(|error| with_log(error, &log))?;
     let report = run.path().join("report.json");
     let asked = question.unwrap_or(models::DEMO.question);
-    anstream::eprintln!("asking: {asked}\n");
+    anstream::eprintln!("asking: {asked}{}\n", legend());
     let mut edge = ask(&programs, &models, &client, &address, asked, &report);
     let answered = Process::start("relay-edge", &mut edge)
         .and_then(|mut edge| edge.wait(limits::ANSWER, interrupt, || Ok(())))
         .and_then(|status| if status.success() { Ok(()) } else { bail!("relay-edge: {status}") });
     drop(cloud);
+    interrupt.check()?;
     answered.map_err(|error| with_log(error, &log))?;
     show(&report, question.is_none())
+}
+
+/// What the colour means, where there is one.
+fn legend() -> &'static str {
+    let colour = anstream::AutoStream::choice(&std::io::stdout());
+    if colour == anstream::ColorChoice::Never { "" } else { "\n(the cloud's words are coloured)" }
 }
 
 fn build() -> anyhow::Result<Programs> {
@@ -164,10 +171,11 @@ fn ask(
     report: &Path,
 ) -> Command {
     let mut command = Command::new(&programs.edge);
-    command.arg("ask").arg(question).arg("--model").arg(&models.edge);
+    command.arg("ask").arg("--model").arg(&models.edge);
     command.args(["--cloud", address]).args(models::DEMO.policy);
     command.args(["--max-tokens", models::DEMO.max_tokens]).arg("--report").arg(report);
-    identity.as_flags(&mut command);
+    // Behind `--` a question may begin with a dash.
+    identity.as_flags(&mut command).args(["--", question]);
     command
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct Demo {
 pub(crate) const DEMO: Demo = Demo {
     edge: &SMOLLM2_135M,
     cloud: &SMOLLM2_135M,
-    policy: &["--policy", "entropy", "--entropy-threshold", "1.5", "--call-tokens", "12"],
+    policy: &["--policy", "entropy", "--entropy-threshold", "3.0", "--call-tokens", "8"],
     max_tokens: "160",
     question: "Why is the sky blue? Answer in three sentences.",
 };
