@@ -1,5 +1,5 @@
-//! Decision records have one number each, links lead somewhere, and nothing in the tree names the
-//! machine it was written on or a package registry's host.
+//! Decision records have one number each, links lead somewhere, files that documents name are there,
+//! and nothing in the tree names the machine it was written on or a package registry's host.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +26,10 @@ const REGISTRY_HOSTS: [&str; 8] = [
     concat!("docker", ".io"),
     concat!("ghcr", ".io"),
 ];
+
+/// Documents that describe the tree as it is; the style names files that must not be there.
+const MAPS: [&str; 3] = ["README.md", "docs/ARCHITECTURE.md", "docs/PROTOCOL.md"];
+const FILE_KINDS: [&str; 4] = ["rs", "proto", "toml", "md"];
 
 fn record_numbers(paths: &[String]) -> Vec<String> {
     let mut findings = Vec::new();
@@ -73,6 +77,32 @@ fn broken_links(file: &TextFile, leads_somewhere: impl Fn(&Path) -> bool) -> Vec
         })
         .map(|target| format!("{}: {target} leads nowhere", file.path))
         .collect()
+}
+
+/// File names that a document sets in code, `a/{b,c}.rs` spelled out.
+fn files_named(markdown: &str) -> Vec<String> {
+    let mut named = Vec::new();
+    for code in markdown.split('`').skip(1).step_by(2) {
+        let is_file = FILE_KINDS.iter().any(|kind| has_extension(code, kind));
+        match (is_file, code.split_once('{'), code.split_once('}')) {
+            (false, ..) => {}
+            (true, Some((before, _)), Some((inside, after))) => {
+                let inside = inside.rsplit('{').next().unwrap_or_default();
+                named.extend(inside.split(',').map(|name| format!("{before}{name}{after}")));
+            }
+            (true, ..) => named.push(code.to_owned()),
+        }
+    }
+    named
+}
+
+/// Files that a document names and the tree does not have; the end of a path is enough.
+fn lost_files(file: &TextFile, paths: &[String]) -> Vec<String> {
+    let is_there = |name: &String| {
+        paths.iter().any(|path| path == name || path.ends_with(&format!("/{name}")))
+    };
+    let lost = files_named(&file.text).into_iter().filter(|name| !is_there(name));
+    lost.map(|name| format!("{}: there is no {name}", file.path)).collect()
 }
 
 /// Places where `text` stands and is not the tail of a longer word or path.
@@ -129,6 +159,23 @@ fn a_link_to_nothing_is_found() {
     let text = "[a](gone.md#x) [b](here.md) [c](https://x) [d](#e) `[f](gone.md)`\n```\n[g](gone.md)\n```\n";
     let found = broken_links(&sample("docs/a.md", text), |path| path == Path::new("docs/here.md"));
     assert_eq!(found, ["docs/a.md: gone.md#x leads nowhere"]);
+}
+
+#[test]
+fn files_that_documents_name_are_there() {
+    let paths = paths();
+    let is_map = |path: &str| MAPS.contains(&path) || path.starts_with("docs/adr/");
+    let documents = text_files().into_iter().filter(|file| is_map(&file.path));
+    let findings: Vec<String> = documents.flat_map(|file| lost_files(&file, &paths)).collect();
+    crate::assert_none("documents that name what is gone", &findings);
+}
+
+#[test]
+fn a_file_that_is_gone_is_found() {
+    let paths = ["edge/src/a.rs", "edge/src/b.rs"].map(String::from);
+    let text = "`edge/src/{a,c}.rs` `b.rs` `src/a.rs` `rc/a.rs` a.toml `edge/src`";
+    let found = lost_files(&sample("docs/a.md", text), &paths);
+    assert_eq!(found, ["docs/a.md: there is no edge/src/c.rs", "docs/a.md: there is no rc/a.rs"]);
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub(crate) fn model(model: &Model, interrupt: &Interrupt) -> anyhow::Result<Path
         "bringing {} ({}, {} MB to download) into {}",
         model.name,
         model.licence,
-        model.download_bytes / 1_000_000,
+        model.download_bytes.div_ceil(1_000_000),
         folder.display()
     );
     // On the same file system as its place, so that the last step is a rename.

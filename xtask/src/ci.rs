@@ -40,11 +40,14 @@ struct Run<'a> {
 pub(crate) fn full(interrupt: &Interrupt) -> anyhow::Result<bool> {
     let mut run = Run::new(interrupt);
     run.lints()?;
-    run.cargo("build", &["build", "--workspace", "--all-targets", "--locked"])?;
-    run.cargo("doc tests", &["test", "--doc", "--workspace", "--locked"])?;
-    run.documentation()?;
-    run.licences_and_bans()?;
-    run.all_tests()?;
+    if run.cargo("build", &["build", "--workspace", "--all-targets", "--locked"])? {
+        run.cargo("doc tests", &["test", "--doc", "--workspace", "--locked"])?;
+        run.documentation()?;
+        run.licences_and_bans()?;
+        run.all_tests()?;
+    } else {
+        run.leave_out("all that follows", "it does not build");
+    }
     Ok(run.close())
 }
 
@@ -66,13 +69,15 @@ impl<'a> Run<'a> {
         self.cargo("format", &["fmt", "--all", "--check"])?;
         let clippy =
             ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
-        self.cargo("clippy", &clippy)
+        self.cargo("clippy", &clippy)?;
+        Ok(())
     }
 
     fn documentation(&mut self) -> anyhow::Result<()> {
         let mut doc = cargo::command(&["doc", "--workspace", "--no-deps", "--locked"]);
         doc.env("RUSTDOCFLAGS", "--deny warnings");
-        self.command("documentation", &mut doc)
+        self.command("documentation", &mut doc)?;
+        Ok(())
     }
 
     fn licences_and_bans(&mut self) -> anyhow::Result<()> {
@@ -81,7 +86,8 @@ impl<'a> Run<'a> {
             self.leave_out(name, "cargo-deny is not installed; tests/tidy holds the same lists");
             return Ok(());
         }
-        self.cargo(name, &["deny", "--offline", "check", "bans", "licenses"])
+        self.cargo(name, &["deny", "--offline", "check", "bans", "licenses"])?;
+        Ok(())
     }
 
     /// The model the tests need, then the tests.
@@ -121,16 +127,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn cargo(&mut self, name: &'static str, arguments: &[&str]) -> anyhow::Result<()> {
+    /// Runs a step; true if it passed.
+    fn cargo(&mut self, name: &'static str, arguments: &[&str]) -> anyhow::Result<bool> {
         self.command(name, &mut cargo::command(arguments))
     }
 
-    fn command(&mut self, name: &'static str, command: &mut Command) -> anyhow::Result<()> {
+    fn command(&mut self, name: &'static str, command: &mut Command) -> anyhow::Result<bool> {
         let started = self.begin(name);
         let status = command.status().with_context(|| format!("cannot start {name}"))?;
         self.interrupt.check()?;
         self.end(name, status.success(), started);
-        Ok(())
+        Ok(status.success())
     }
 
     fn begin(&self, name: &str) -> Instant {
