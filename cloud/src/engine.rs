@@ -13,7 +13,7 @@ mod handle;
 mod intake;
 mod step;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use crate::admission::{self, CallPlaces, Load, Rates};
 use crate::call::{Call, End, Phase};
 use crate::metrics::{Bound, Metrics};
-use crate::scheduler::{Places, StepLimits, Waiting, next_to_run};
+use crate::scheduler::{Places, StepLimits, Turns, Waiting, next_to_run};
 use crate::session::Session;
 use crate::store::{SessionKey, SessionStore, StoreLimits, Tenant};
 
@@ -93,8 +93,7 @@ pub struct Engine {
     inbox: Receiver<Command>,
     store: SessionStore,
     calls: BTreeMap<u64, Call>,
-    /// The step that last gave a tenant prefill or a check; only of tenants with calls.
-    tenants: HashMap<Tenant, u64>,
+    turns: Turns<Tenant>,
     calls_made: u64,
     steps_made: u64,
     rates: Rates,
@@ -134,7 +133,7 @@ impl Engine {
             inbox,
             store: SessionStore::new(parts.limits.store),
             calls: BTreeMap::new(),
-            tenants: HashMap::new(),
+            turns: Turns::default(),
             calls_made: 0,
             steps_made: 0,
             rates: Rates::default(),
@@ -245,7 +244,7 @@ impl Engine {
         self.store.set_idle(&call.key, now);
         let tenant = call.key.tenant.clone();
         if !self.calls.values().any(|other| other.key.tenant == tenant) {
-            self.tenants.remove(&tenant);
+            self.turns.leave(&tenant);
         }
         let reason = match &end {
             End::Finished(reason) => Some(*reason),

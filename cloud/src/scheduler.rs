@@ -2,12 +2,12 @@
 //! tensors, no clock, no state. The engine acts on it.
 //!
 //! Every decoding call gets a token each step. What is left of the step goes to prefill and to
-//! draft checks: to the tenant with the least in this plan and the longest wait, within it to the
-//! call that waited longest, the older first. The first of that order always fits and newcomers
-//! stand at the end of it, so each call is served within as many steps as there are calls:
-//! nobody starves.
+//! draft checks: to the tenant that was given the fewest tokens, within it to the call that waited
+//! longest, the older first. The first of that order always fits, and newcomers start level with
+//! whoever was served last, so they pass nobody by: no call starves.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 /// The bounds of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,9 @@ pub struct Work<'a> {
     pub need: Need,
     /// The step that served it last, or in which it got its place.
     pub served_step: u64,
-    /// The step that last gave its tenant prefill or a check, or in which the tenant came.
-    pub tenant_served_step: u64,
+    /// Tokens of prefill and checks that its tenant was given, counted from the mark at which it
+    /// came: see [`Turns`].
+    pub tenant_tokens: u64,
 }
 
 /// A call's share of the next step.
@@ -64,13 +65,13 @@ pub fn plan(work: &[Work<'_>], limits: StepLimits) -> Vec<Share> {
     let mut left = limits.step_tokens_max;
     let mut shares = decode_shares(work, &mut left);
     let mut rest: Vec<&Work<'_>> = work.iter().filter(|work| work.need != Need::Decode).collect();
-    let mut given: HashMap<&str, usize> = HashMap::new();
+    let mut given: HashMap<&str, u64> = HashMap::new();
     while let Some(index) = next_in_line(&rest, &given) {
         let work = rest.swap_remove(index);
         let tokens = fitting(work.need, left, limits);
         if tokens > 0 {
             left -= tokens;
-            *given.entry(work.tenant).or_default() += tokens;
+            *given.entry(work.tenant).or_default() += tokens as u64;
             shares.push(Share { call: work.call, tokens });
         }
     }
@@ -88,10 +89,10 @@ fn decode_shares(work: &[Work<'_>], left: &mut usize) -> Vec<Share> {
     decoding.iter().map(|work| Share { call: work.call, tokens: 1 }).collect()
 }
 
-fn next_in_line(rest: &[&Work<'_>], given: &HashMap<&str, usize>) -> Option<usize> {
+fn next_in_line(rest: &[&Work<'_>], given: &HashMap<&str, u64>) -> Option<usize> {
     let rank = |work: &Work<'_>| {
-        let tenant_tokens = given.get(work.tenant).copied().unwrap_or_default();
-        (tenant_tokens, work.tenant_served_step, work.served_step, work.call)
+        let now = given.get(work.tenant).copied().unwrap_or_default();
+        (work.tenant_tokens.saturating_add(now), work.served_step, work.call)
     };
     let ranked = rest.iter().enumerate().min_by_key(|(_, work)| rank(work));
     ranked.map(|(index, _)| index)
@@ -103,6 +104,39 @@ fn fitting(need: Need, left: usize, limits: StepLimits) -> usize {
         Need::Check { tokens } if tokens > left => 0,
         Need::Check { tokens } => tokens,
         Need::Decode => 0,
+    }
+}
+
+/// How many tokens of prefill and checks each tenant with calls was given. A tenant that comes is
+/// put level with the one served last: neither ahead of those who wait, nor in debt.
+#[derive(Clone, Debug, Default)]
+pub struct Turns<T> {
+    given: HashMap<T, u64>,
+    mark: u64,
+}
+
+impl<T: Eq + Hash> Turns<T> {
+    /// A tenant has a call; if it had none, it starts at the mark.
+    pub fn come(&mut self, tenant: T) {
+        self.given.entry(tenant).or_insert(self.mark);
+    }
+
+    /// A tenant has no call any more.
+    pub fn leave(&mut self, tenant: &T) {
+        self.given.remove(tenant);
+    }
+
+    /// A tenant was given tokens.
+    pub fn give(&mut self, tenant: &T, tokens: usize) {
+        if let Some(given) = self.given.get_mut(tenant) {
+            *given = given.saturating_add(tokens as u64);
+            self.mark = self.mark.max(*given);
+        }
+    }
+
+    /// What [`Work::tenant_tokens`] is.
+    pub fn given(&self, tenant: &T) -> u64 {
+        self.given.get(tenant).copied().unwrap_or(self.mark)
     }
 }
 
@@ -143,8 +177,8 @@ mod tests {
     const LIMITS: StepLimits = StepLimits { step_tokens_max: 16, prefill_chunk_tokens: 8 };
 
     fn work(call: u64, tenant: &str, need: Need, served_step: u64) -> Work<'_> {
-        let tenant_served_step = if tenant == "a" { 5 } else { 0 };
-        Work { call, tenant, need, served_step, tenant_served_step }
+        let tenant_tokens = if tenant == "a" { 5 } else { 0 };
+        Work { call, tenant, need, served_step, tenant_tokens }
     }
 
     fn planned(work: &[Work<'_>]) -> Vec<(u64, usize)> {

@@ -198,7 +198,7 @@ impl SessionStore {
         let idle = self.entries.iter().filter(|(_, entry)| entry.doing == Use::Idle);
         let (key, _) = idle
             .filter(|(key, entry)| may(key, entry))
-            .min_by_key(|(key, entry)| (!over.contains(&key.tenant), entry.last_used))?;
+            .min_by_key(|(key, entry)| (!over.contains(&key.tenant), entry.last_used, key.id))?;
         let key = key.clone();
         self.entries.remove(&key);
         self.evicted += 1;

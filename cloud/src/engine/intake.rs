@@ -42,7 +42,7 @@ impl Engine {
         let pending = self.pending_tokens(&call.key);
         debug_assert!(call.is_warm_sync() || pending > 0);
         self.store.set_waiting(&call.key);
-        self.tenants.entry(call.key.tenant.clone()).or_insert(self.steps_made);
+        self.turns.come(call.key.tenant.clone());
         let number = call.number;
         self.calls.insert(number, call);
         if pending == 0 {

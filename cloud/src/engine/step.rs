@@ -92,7 +92,7 @@ impl Engine {
             tenant,
             need: self.need(call)?,
             served_step,
-            tenant_served_step: self.tenants.get(tenant).copied().unwrap_or_default(),
+            tenant_tokens: self.turns.given(tenant),
         })
     }
 
@@ -137,10 +137,8 @@ impl Engine {
             {
                 self.metrics.queue_seconds.observe(waited.as_secs_f64());
             }
-            if (part.is_prefill() || part.guess_tokens > 0)
-                && let Some(served) = self.tenants.get_mut(&part.key.tenant)
-            {
-                *served = self.steps_made;
+            if part.is_prefill() || part.guess_tokens > 0 {
+                self.turns.give(&part.key.tenant, part.input.len());
             }
         }
     }

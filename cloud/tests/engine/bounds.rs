@@ -1,0 +1,196 @@
+//! Places, queue, shares, bytes, context and time: every bound, and how a call meets it.
+
+use std::time::Duration;
+
+use relay::call::{CallRequest, FinishReason};
+use relay::ids::SessionId;
+use relay::prefix::prefix_hash;
+use relay::refusal::Refusal;
+use relay_cloud::CloudSettings;
+use relay_cloud::call::CallEvents;
+
+use crate::bench::{Bench, Told, rule, small, text, undisturbed};
+
+fn of_session(id: u8, request: CallRequest) -> CallRequest {
+    CallRequest { session: SessionId::new([id; 16]), ..request }
+}
+
+fn open_many(bench: &Bench, tenant: &str, ids: std::ops::Range<u8>, n: u32) -> Vec<CallEvents> {
+    ids.map(|id| bench.open(tenant, of_session(id, bench.request(1, 0, &text(3), n)))).collect()
+}
+
+fn read(events: &mut CallEvents) -> Told {
+    let mut told = Told::default();
+    told.read(events);
+    told
+}
+
+#[test]
+fn promise_5_bounded_beyond_places_and_queue_is_refused_at_once() {
+    let mut bench = Bench::new();
+    let mut streams = open_many(&bench, "a", 0..5, 16);
+    streams.extend(open_many(&bench, "b", 0..4, 16));
+    streams.extend(open_many(&bench, "c", 0..2, 16));
+    bench.engine.turn();
+    let told: Vec<Told> = streams.iter_mut().map(read).collect();
+    let refused: Vec<bool> = told.iter().map(|told| told.refused.is_some()).collect();
+    let tenant_share = [false, false, false, false, true];
+    assert_eq!(refused[..5], tenant_share, "half of eight places is a's");
+    assert_eq!(refused[5..], [false, false, false, false, true, true], "and b's the rest");
+    let Some(Refusal::Overloaded { retry_after_ms, advised_tokens }) = told[10].refused else {
+        panic!("overloaded: {:?}", told[10]);
+    };
+    assert!(retry_after_ms > 0 && advised_tokens > 0);
+    let served = told.iter().filter(|told| told.tokens.len() == 1).count();
+    assert_eq!(served, 4, "four places");
+}
+
+#[test]
+fn a_tenant_has_its_share_of_places_while_another_waits() {
+    let mut bench = Bench::new();
+    let mut of_a = open_many(&bench, "a", 0..4, 16);
+    let mut of_b = open_many(&bench, "b", 0..2, 16);
+    bench.engine.turn();
+    let served = |streams: &mut [CallEvents]| -> usize {
+        streams.iter_mut().map(|events| read(events).tokens.len()).sum()
+    };
+    assert_eq!((served(&mut of_a), served(&mut of_b)), (2, 2));
+}
+
+#[test]
+fn an_attempt_that_supersedes_takes_the_place_of_the_old_one() {
+    let mut bench = Bench::new();
+    let mut streams = open_many(&bench, "a", 0..4, 16);
+    streams.extend(open_many(&bench, "b", 0..4, 16));
+    bench.engine.turn();
+    let again = of_session(0, bench.request(2, 0, &text(5), 3));
+    let mut again = bench.open("a", again);
+    bench.engine.turn();
+    assert!(read(&mut again).accepted.is_some());
+    assert_eq!(read(&mut streams[0]).finished, Some(FinishReason::Superseded));
+}
+
+#[test]
+fn a_dropped_stream_frees_its_place_within_one_step() {
+    let mut bench = Bench::with(&CloudSettings { calls_max: 1, insecure: true, ..small() }, rule());
+    let mut streams = open_many(&bench, "a", 0..2, 16);
+    bench.engine.turn();
+    let mut waiting = streams.pop().unwrap();
+    assert_eq!(read(&mut waiting).tokens.len(), 0);
+    drop(streams);
+    bench.engine.turn();
+    assert_eq!(read(&mut waiting).tokens.len(), 1);
+}
+
+#[test]
+fn a_call_waits_until_bytes_are_free() {
+    // Two calls of 20 tokens take a page of 32 each; three pages hold one context of 96.
+    let settings = CloudSettings { kv_bytes_max: 3 * 32 * 16, insecure: true, ..small() };
+    let mut bench = Bench::with(&settings, rule());
+    let mut streams = open_many(&bench, "a", 0..4, 2);
+    bench.engine.turn();
+    let told: Vec<usize> = streams.iter_mut().map(|events| read(events).tokens.len()).collect();
+    assert_eq!(told, [1, 1, 1, 0], "the fourth has a place and no bytes");
+    bench.engine.turn();
+    bench.engine.turn();
+    assert_eq!(read(&mut streams[3]).tokens.len(), 1, "an idle session has made room");
+    let lost = of_session(0, bench.request(2, 3, &text(4), 1));
+    let none = Refusal::PrefixUnknown { have_tokens: 0, have_hash: prefix_hash(&[]) };
+    assert_eq!(bench.run(lost).refused, Some(none));
+}
+
+#[test]
+fn an_evicted_session_is_rebuilt_and_says_the_same() {
+    let prompt = text(20);
+    let whole = undisturbed(&prompt, 8);
+    let settings = CloudSettings { session_ttl_s: 10, ..small() };
+    let mut bench = Bench::with(&settings, rule());
+    let first = bench.request(1, 0, &prompt, 3);
+    assert_eq!(bench.run(first).ids(), whole[..3]);
+    bench.pass_ms(11_000);
+    let log = [&prompt[..], &whole[..3]].concat();
+    let next = bench.request(2, 23, &log, 5);
+    let none = Refusal::PrefixUnknown { have_tokens: 0, have_hash: prefix_hash(&[]) };
+    assert_eq!(bench.run(next).refused, Some(none));
+    let rebuilt = bench.request(3, 0, &log, 5);
+    let told = bench.run(rebuilt);
+    assert_eq!((told.admitted(), told.ids()), ((23, 0, 23), whole[3..].to_vec()));
+}
+
+#[test]
+fn promise_7_n_means_n_and_fewer_only_with_a_reason() {
+    for (length, n, produced, reason) in [
+        (90, 1, 1, FinishReason::Length),
+        (90, 6, 6, FinishReason::Length),
+        (90, 7, 6, FinishReason::ContextFull),
+        (95, 1, 1, FinishReason::Length),
+        (95, 16, 1, FinishReason::ContextFull),
+    ] {
+        let mut bench = Bench::new();
+        let request = bench.request(1, 0, &text(length), n);
+        let told = bench.run(request);
+        assert_eq!((told.tokens.len(), told.finished), (produced, Some(reason)), "{length} {n}");
+    }
+    let mut bench = Bench::new();
+    let full = bench.request(1, 0, &text(96), 1);
+    assert_eq!(bench.run(full).refused, Some(Refusal::ContextFull { context_tokens: 96 }));
+}
+
+#[test]
+fn a_call_stops_when_less_than_one_measured_step_is_left() {
+    let mut bench = Bench::new();
+    bench.step_takes_ms(10);
+    let request = bench.request(1, 0, &text(5), 16);
+    let told = bench.run(CallRequest { budget_ms: 45, ..request });
+    assert_eq!(told.finished, Some(FinishReason::Deadline));
+    assert_eq!(told.tokens.len(), 4, "four steps of 10 ms; a fifth would end at 50");
+    assert_eq!(told.ids(), undisturbed(&text(5), 4));
+}
+
+#[test]
+fn a_budget_over_the_limit_is_cut_to_it() {
+    let mut bench = Bench::with(&CloudSettings { budget_ms_max: 35, ..small() }, rule());
+    bench.step_takes_ms(10);
+    let request = bench.request(1, 0, &text(5), 16);
+    let told = bench.run(CallRequest { budget_ms: u32::MAX, ..request });
+    assert_eq!((told.tokens.len(), told.finished), (3, Some(FinishReason::Deadline)));
+}
+
+#[test]
+fn too_late_is_said_by_measured_rates_and_never_to_a_warm_sync() {
+    let mut bench = Bench::new();
+    let tight = |request| CallRequest { budget_ms: 50, ..request };
+    bench.step_takes_ms(9);
+    // Unmeasured, nothing is too late: it is tried, and ends at its deadline.
+    let first = tight(bench.request(1, 0, &text(90), 4));
+    assert_eq!(bench.run(first).finished, Some(FinishReason::Deadline));
+    // Now a token of prefill is known to take a millisecond, and 45 are cached.
+    let second = tight(of_session(2, bench.request(1, 0, &text(90), 4)));
+    assert_eq!(bench.run(second).refused, Some(Refusal::TooLate));
+    let sync = tight(of_session(3, bench.request(1, 0, &text(90), 0)));
+    let told = bench.run(sync);
+    assert_eq!(told.finished, Some(FinishReason::Deadline), "it stops");
+    let kept = of_session(3, bench.request(2, 0, &text(90), 1));
+    let (_, cached, _) = bench.run(kept).admitted();
+    assert!(cached >= 45, "and keeps its KV: {cached}");
+    bench.pass_ms(11_000);
+    let old_news = tight(of_session(4, bench.request(1, 0, &text(90), 4)));
+    assert!(bench.run(old_news).accepted.is_some(), "what was measured long ago says nothing");
+}
+
+#[test]
+fn promise_6_drain_ends_what_runs_with_its_own_words() {
+    let mut bench = Bench::new();
+    bench.step_takes_ms(10);
+    let mut short = bench.open("a", of_session(1, bench.request(1, 0, &text(5), 3)));
+    let mut long = bench.open("a", of_session(2, bench.request(1, 0, &text(5), 16)));
+    bench.engine.turn();
+    bench.handle.drain(bench.start + Duration::from_millis(80)).unwrap();
+    let new = of_session(3, bench.request(1, 0, &text(5), 1));
+    assert_eq!(bench.run(new).refused, Some(Refusal::Draining));
+    let told = bench.finish(&mut short);
+    assert_eq!(told.finished, Some(FinishReason::Length), "there was time for it");
+    let told = bench.finish(&mut long);
+    assert_eq!(told.finished, Some(FinishReason::Draining));
+    assert!(told.tokens.len() > 3 && told.ids() == undisturbed(&text(5), 16)[..told.tokens.len()]);
+}
