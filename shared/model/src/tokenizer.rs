@@ -394,8 +394,8 @@ mod tests {
 
     fn small(pre_tokenizer: PreTokenizer) -> Tokenizer {
         let bytes = (0..=255).map(byte_token_text);
-        let merged = ["he", "ll", "hell", "hello", "12", "\u{120}h"].map(str::to_owned);
-        let tokens = bytes.chain(merged).map(|text| (text, TokenKind::Normal)).collect();
+        let learned = ["he", "ll", "hell", "hello", "12", "\u{120}h"].map(str::to_owned);
+        let tokens = bytes.chain(learned).map(|text| (text, TokenKind::Normal)).collect();
         let merges =
             [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("1", "2"), ("\u{120}", "h")];
         let merges = merges.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
@@ -445,13 +445,13 @@ mod tests {
 
     #[test]
     fn ends_are_found_by_role_and_by_name() {
-        let tokens = ["<|im_end|>", "<|eot_id|>", "stop", "</s>"].map(str::to_owned);
+        let texts = ["<|im_end|>", "<|eot_id|>", "stop", "</s>"].map(str::to_owned);
         let kinds = [TokenKind::Control, TokenKind::Control, TokenKind::Control, TokenKind::Normal];
-        let tokens = tokens.into_iter().zip(kinds).collect();
+        let tokens = texts.into_iter().zip(kinds).collect();
         let pre_tokenizer = PreTokenizer::Gpt2;
-        let parts = TokenizerParts { tokens, merges: vec![], pre_tokenizer, end_ids: vec![2] };
-        let tokenizer = Tokenizer::build(parts).unwrap();
-        assert_eq!([0, 1, 2, 3].map(|id| tokenizer.ends_text(id)), [true, true, true, false]);
+        let made_of = TokenizerParts { tokens, merges: vec![], pre_tokenizer, end_ids: vec![2] };
+        let built = Tokenizer::build(made_of).unwrap();
+        assert_eq!([0, 1, 2, 3].map(|id| built.ends_text(id)), [true, true, true, false]);
     }
 
     #[test]
