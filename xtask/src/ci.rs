@@ -117,7 +117,7 @@ impl<'a> Run<'a> {
             tests.env(TEST_MODEL, model);
         }
         if !nextest {
-            tests.args(["--no-fail-fast", "--all-targets"]);
+            tests.arg("--no-fail-fast");
         }
         let started = self.begin(name);
         let (passed, closing_lines) = watch(&mut tests, nextest)?;
@@ -207,8 +207,8 @@ fn watch(tests: &mut Command, nextest: bool) -> anyhow::Result<(bool, Vec<String
     Ok((status.success(), closing.lines))
 }
 
-/// The closing lines among what a test runner prints: nextest's from its summary on, or every
-/// result line of cargo's own runner.
+/// The closing lines among what a test runner prints: nextest's summary and the tests it names after
+/// it (not what those printed), or every result line of cargo's own runner.
 #[derive(Default)]
 struct Closing {
     lines: Vec<String>,
@@ -222,10 +222,20 @@ impl Closing {
             self.in_summary = true;
             self.lines.clear();
         }
-        if self.in_summary || plain.starts_with("test result: ") {
+        let closes = self.in_summary && (names_a_test(&plain) || plain.starts_with("error: "));
+        if closes || plain.starts_with("test result: ") {
             self.lines.push(line);
         }
     }
+}
+
+/// `FAIL [   1.2s] …` and the like: a word in capitals, then a time in brackets.
+fn names_a_test(plain: &str) -> bool {
+    let plain = plain.trim_start();
+    plain.starts_with("Summary [")
+        || plain.split_once(" [").is_some_and(|(word, _)| {
+            word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+        })
 }
 
 #[cfg(test)]
@@ -240,8 +250,10 @@ mod tests {
 
     #[test]
     fn closing_lines_are_kept_unaltered() {
-        let nextest = "  PASS a\n-----\n     Summary [   1.0s] 2 tests run: 1 passed, 1 failed\n  FAIL b\nerror: test run failed";
+        let nextest = "  PASS [ 1s] a\n-----\n     Summary [   1.0s] 2 tests run: 1 passed, 1 failed\n  FAIL [ 1s] b\nerror: test run failed";
         assert_eq!(closing(nextest), nextest.lines().skip(2).collect::<Vec<_>>());
+        let with_output = nextest.replace("error", "  stdout ---\n    test result: no\n\nerror");
+        assert_eq!(closing(&with_output), closing(nextest));
         let cargo = "test a ... ok\ntest result: ok. 1 passed\nother\ntest result: ok. 2 passed\n";
         assert_eq!(closing(cargo), ["test result: ok. 1 passed", "test result: ok. 2 passed"]);
         assert_eq!(closing("\u{1b}[32m Summary [ 1s] x\u{1b}[0m").len(), 1);
