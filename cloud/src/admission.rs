@@ -24,15 +24,21 @@ mod limits {
     pub(super) const MEASURE_WEIGHT: f64 = 0.25;
 }
 
-/// Well-formed: ids of this vocabulary, a text to continue, a base that can exist.
-pub fn check_form(request: &CallRequest, vocabulary_tokens: usize) -> Result<(), CallError> {
+/// The ids are some of this vocabulary; asked once the fingerprint is known to fit, since another
+/// vocabulary's ids are a refusal and not a fault.
+pub fn check_ids(request: &CallRequest, vocabulary_tokens: usize) -> Result<(), CallError> {
     let mut ids = request.delta.iter().chain(&request.draft);
-    if let Some(id) = ids.find(|id| **id as usize >= vocabulary_tokens) {
-        return Err(CallError::malformed(format!(
+    match ids.find(|id| **id as usize >= vocabulary_tokens) {
+        Some(id) => Err(CallError::malformed(format!(
             "token id {id} is not below the vocabulary's {vocabulary_tokens}; send ids of the \
              vocabulary that Describe's fingerprint names"
-        )));
+        ))),
+        None => Ok(()),
     }
+}
+
+/// Well-formed: a text to continue, a base that can exist, a draft no longer than what is asked.
+pub fn check_form(request: &CallRequest) -> Result<(), CallError> {
     if request.base_tokens == 0 && request.delta.is_empty() {
         return Err(CallError::malformed(
             "base and delta are empty; send at least one token to continue from".to_owned(),
@@ -241,20 +247,27 @@ mod tests {
     #[test]
     fn ill_formed_requests_are_named() {
         type Change = fn(&mut CallRequest);
-        let cases: [(Change, &str); 5] = [
-            (|request| request.delta.push(300), "token id 300 is not below"),
-            (|request| request.draft = vec![u32::MAX], "token id 4294967295"),
+        let cases: [(Change, &str); 3] = [
             (|request| request.delta.clear(), "base and delta are empty"),
             (|request| request.base_hash = PrefixHash::new([0; 16]), "base 0 comes with"),
             (|request| request.max_tokens = 0, "1 draft ids for a call of 0"),
         ];
-        assert!(check_form(&request(), 300).is_ok());
+        assert_eq!(check_form(&request()), Ok(()));
         for (change, text) in cases {
             let mut request = request();
             change(&mut request);
-            let error = check_form(&request, 300).unwrap_err().to_string();
+            let error = check_form(&request).unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn ids_beyond_the_vocabulary_are_named() {
+        let mut request = request();
+        assert_eq!(check_ids(&request, 5), Ok(()));
+        assert!(check_ids(&request, 4).unwrap_err().to_string().contains("token id 4 is not"));
+        request.delta = vec![u32::MAX];
+        assert!(check_ids(&request, 5).unwrap_err().to_string().contains("token id 4294967295"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::admission::{self, CallPlaces, Load, Rates};
 use crate::call::{Call, End, Phase};
-use crate::metrics::{Bound, Metrics};
+use crate::metrics::{Bound, Metrics, finish_name};
 use crate::scheduler::{Places, StepLimits, Turns, Waiting, next_to_run};
 use crate::session::Session;
 use crate::store::{SessionKey, SessionStore, StoreLimits, Tenant};
@@ -251,7 +251,9 @@ impl Engine {
             End::Fault(_) => None,
         };
         self.metrics.count_finish(reason);
+        let (session, reason_name) = (call.key.id, reason.map_or("fault", finish_name));
         let took = call.finish(end, self.load_hint(), now);
+        tracing::debug!(?session, call = number, reason = reason_name, ?took, "call ended");
         if matches!(reason, Some(FinishReason::Length | FinishReason::EndOfText)) {
             self.rates.observe_call(took, now);
         }

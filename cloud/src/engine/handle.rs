@@ -80,31 +80,31 @@ impl EngineHandle {
     /// Brings an attempt in. Dropping what comes back cancels the call within one step.
     pub fn call(&self, tenant: Tenant, request: CallRequest) -> Result<CallEvents, CallError> {
         let arrived = (self.clock)();
-        admission::check_form(&request, self.vocabulary_tokens)?;
+        admission::check_form(&request)?;
         self.metrics.attempts.inc();
-        let served = admission::check_served(&request, &self.description);
         // An n over the limit is refused: it must not size the channel.
         let tokens = request.max_tokens.min(self.description.limits.call_tokens_max);
         let (sender, events) = channel(tokens);
-        if let Err(refusal) = served {
-            self.metrics.count_refusal(&refusal);
-            sender.refuse(refusal);
+        if let Err(refusal) = admission::check_served(&request, &self.description) {
+            self.refuse(&sender, refusal);
             return Ok(events);
         }
+        admission::check_ids(&request, self.vocabulary_tokens)?;
         let key = SessionKey { tenant, id: request.session };
         let submission = Submission { key, request, arrived, sender };
         match self.commands.try_send(Command::Call(Box::new(submission))) {
             Ok(()) => Ok(events),
             Err(TrySendError::Full(Command::Call(submission))) => {
-                self.turn_away(&submission.sender);
+                let retry_after_ms = RETRY_AFTER_MS;
+                let refusal = Refusal::Overloaded { retry_after_ms, advised_tokens: 0 };
+                self.refuse(&submission.sender, refusal);
                 Ok(events)
             }
             Err(_) => Err(CallError::EngineAway),
         }
     }
 
-    fn turn_away(&self, sender: &CallSender) {
-        let refusal = Refusal::Overloaded { retry_after_ms: RETRY_AFTER_MS, advised_tokens: 0 };
+    fn refuse(&self, sender: &CallSender, refusal: Refusal) {
         self.metrics.count_refusal(&refusal);
         sender.refuse(refusal);
     }

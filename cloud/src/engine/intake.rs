@@ -24,6 +24,7 @@ impl Engine {
         let deadline = arrived + Duration::from_millis(budget_ms.into());
         match self.admit(&key, &request, deadline, now) {
             Err(refusal) => {
+                tracing::debug!(session = ?key.id, reason = refusal.name(), "attempt refused");
                 self.metrics.count_refusal(&refusal);
                 sender.refuse(refusal);
             }

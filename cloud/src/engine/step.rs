@@ -68,7 +68,10 @@ impl Engine {
             Ok(logits) => {
                 let prefill = parts.iter().filter(|part| part.is_prefill());
                 let prefill_tokens = prefill.map(|part| part.input.len()).sum();
-                self.rates.observe_step(took, prefill_tokens, now);
+                // A short prefill costs a step whatever its length: it tells nothing of a long one.
+                if prefill_tokens == 0 || prefill_tokens >= self.limits.step.prefill_chunk_tokens {
+                    self.rates.observe_step(took, prefill_tokens, now);
+                }
                 self.metrics.prefilled_tokens.inc_by(prefill_tokens as u64);
                 self.faults_in_a_row = 0;
                 parts.iter().zip(&logits).for_each(|(part, logits)| self.settle(part, logits, now));

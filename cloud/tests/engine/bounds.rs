@@ -179,6 +179,18 @@ fn too_late_is_said_by_measured_rates_and_never_to_a_warm_sync() {
 }
 
 #[test]
+fn short_prefills_do_not_make_a_long_one_too_late() {
+    let mut bench = Bench::new();
+    bench.step_takes_ms(9);
+    let short = bench.request(1, 0, &text(2), 1);
+    bench.run(short);
+    // By that step's 4.5 ms a token this would take 400 ms; it takes ten steps of 9 ms.
+    let long = of_session(2, bench.request(1, 0, &text(90), 1));
+    let told = bench.run(CallRequest { budget_ms: 100, ..long });
+    assert_eq!(told.finished, Some(FinishReason::Length));
+}
+
+#[test]
 fn promise_6_drain_ends_what_runs_with_its_own_words() {
     let mut bench = Bench::new();
     bench.step_takes_ms(10);

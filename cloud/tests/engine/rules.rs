@@ -167,7 +167,13 @@ fn rule_4_from_its_number_on_a_refused_attempt_counts_and_ends_the_older_one() {
 fn rule_4_what_fails_before_the_number_leaves_no_trace() {
     type Change = fn(&mut CallRequest);
     let cases: [(Change, Refusal); 3] = [
-        (|request| request.fingerprint = Fingerprint::new([9; 16]), Refusal::VocabularyMismatch),
+        (
+            |request| {
+                request.fingerprint = Fingerprint::new([9; 16]);
+                request.delta.push(90_000);
+            },
+            Refusal::VocabularyMismatch,
+        ),
         (|request| request.model = ModelId::new("scripted", [9; 8]), Refusal::ModelMismatch),
         (
             |request| request.max_tokens = 17,
