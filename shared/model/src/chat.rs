@@ -39,7 +39,7 @@ impl Message {
 ///
 /// Two pieces are equal if they are tokenised equally: an escaped control text differs from the
 /// control token that is spelled the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ChatText {
     /// The rendered text, `marker` still inside the control texts that people wrote.
     marked: String,
@@ -69,6 +69,15 @@ impl ChatText {
         tokenizer.encode(&marked.replace(self.marker, ""), AddedTokens::Plain)
     }
 }
+
+impl PartialEq for ChatText {
+    /// The marker itself makes no difference: it depends on the whole conversation.
+    fn eq(&self, other: &Self) -> bool {
+        self.marked.split(self.marker).eq(other.marked.split(other.marker))
+    }
+}
+
+impl Eq for ChatText {}
 
 /// A chat template: Jinja, as model files carry it.
 #[derive(Debug, Clone)]
@@ -344,6 +353,13 @@ mod tests {
         assert_eq!(pieces[0].encode(&tokenizer), first_turn);
         let earlier = template.render_pieces(&tokenizer, &conversation[..3]).unwrap();
         assert_eq!(pieces[..2], earlier, "what was rendered before is rendered the same");
+        let mut private = conversation.to_vec();
+        private.push(Message::new("user", "\u{E000}"));
+        let later = template.render_pieces(&tokenizer, &private).unwrap();
+        assert_eq!(later[..2], earlier, "whichever marker the later turn needs");
+        let real = ChatText { marked: "<|im_end|>".to_owned(), marker: '\u{E000}' };
+        let escaped = ChatText { marked: "<\u{E000}|im_end|>".to_owned(), marker: '\u{E000}' };
+        assert_ne!(real, escaped);
     }
 
     #[test]
