@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::account::Account;
 use crate::process::{Interrupt, Lines, Process};
 use crate::{account, bring, cargo, folders, models};
 
@@ -49,9 +50,9 @@ pub(crate) fn run(
     model: Option<&Path>,
     interrupt: &Interrupt,
 ) -> anyhow::Result<()> {
+    let models = bring_models(model, interrupt)?;
     let programs = build()?;
     interrupt.check()?;
-    let models = bring_models(model, interrupt)?;
     // Keys and logs of this run only: two demos at once do not meet, and nothing is left behind.
     let run = tempfile::Builder::new().prefix("run-").tempdir_in(folders::demo()?)?;
     let (server, client) = make_identities(&programs, run.path(), interrupt)?;
@@ -192,6 +193,11 @@ fn show(report: &Path, built_in_question: bool) -> anyhow::Result<()> {
     let report = std::fs::read_to_string(report).context("relay-edge left no report")?;
     let account = account::read(&report)?;
     anstream::println!("\n{}", account.table());
+    judge(&account, built_in_question)
+}
+
+/// An error if no answer came, or if the built-in question brought no cloud token.
+fn judge(account: &Account, built_in_question: bool) -> anyhow::Result<()> {
     if account.answer.trim().is_empty() {
         bail!("no answer came");
     }
@@ -211,4 +217,31 @@ fn with_log(error: anyhow::Error, log: &Path) -> anyhow::Error {
         return error;
     }
     anyhow::anyhow!("{error:#}\nrelay-cloud said last:\n{}", last.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{account, judge};
+
+    #[test]
+    fn an_answer_without_the_cloud_fails_only_the_built_in_question() {
+        let account = |answer: &str, llm_tokens: u32| {
+            let report = serde_json::json!({
+                "answer": answer, "calls": 1, "requested_tokens": 8, "llm_tokens": llm_tokens,
+                "total_tokens": 9, "call_ratio": 0.5, "bytes_up": 1, "bytes_down": 1,
+                "round_trips": 1, "resyncs": 0, "wall_ms": 1, "cloud_ms": 1, "refusals": {},
+                "degraded": llm_tokens == 0, "seed": 1,
+            });
+            account::read(&report.to_string()).unwrap()
+        };
+        let cases = [
+            (account("yes", 3), true, true),
+            (account("yes", 0), false, true),
+            (account("yes", 0), true, false),
+            (account(" ", 3), false, false),
+        ];
+        for (account, built_in_question, good) in cases {
+            assert_eq!(judge(&account, built_in_question).is_ok(), good, "{}", account.answer);
+        }
+    }
 }
