@@ -11,13 +11,14 @@ use relay::call::{
 };
 use relay::ids::{Fingerprint, ModelId};
 use relay::refusal::Refusal;
+use relay_proto::size::frame_bytes;
 use relay_proto::v1;
 use relay_proto::v1::relay_server::{Relay, RelayServer};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 
@@ -36,6 +37,8 @@ pub(crate) enum Reply {
     FallSilent(u32),
     /// A token that is not the next one.
     Skip,
+    /// A token with this id.
+    Say(u32),
     /// An expected no.
     Refuse(Refusal),
     /// Refuse for another model, and be that model from now on.
@@ -49,6 +52,9 @@ struct State {
     requests: Vec<CallRequest>,
     describes: usize,
     forgotten: usize,
+    sent_bytes: usize,
+    /// Each open stream holds a clone.
+    streams: Arc<()>,
 }
 
 /// The handle of a test.
@@ -94,6 +100,8 @@ impl FakeCloud {
             requests: Vec::new(),
             describes: 0,
             forgotten: 0,
+            sent_bytes: 0,
+            streams: Arc::new(()),
         }));
         let (stop, stopped) = oneshot::channel::<()>();
         let service = RelayServer::new(FakeService { state: Arc::clone(&state) });
@@ -124,6 +132,16 @@ impl FakeCloud {
     pub(crate) fn request_counter(&self) -> impl Fn() -> usize + Send + 'static {
         let state = Arc::clone(&self.state);
         move || state.lock().unwrap().requests.len()
+    }
+
+    /// Frames of all messages sent.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.lock().sent_bytes as u64
+    }
+
+    /// Streams that nobody has reset or read to their end.
+    pub(crate) fn open_streams(&self) -> usize {
+        Arc::strong_count(&self.lock().streams) - 1
     }
 
     pub(crate) fn describes(&self) -> usize {
@@ -166,7 +184,9 @@ impl Relay for FakeService {
     ) -> Result<Response<v1::Description>, Status> {
         let mut state = self.state.lock().unwrap();
         state.describes += 1;
-        Ok(Response::new(state.description.clone().into()))
+        let description = v1::Description::from(state.description.clone());
+        state.sent_bytes += frame_bytes(&description);
+        Ok(Response::new(description))
     }
 
     async fn call(&self, request: Request<v1::CallRequest>) -> Result<Response<Events>, Status> {
@@ -177,7 +197,16 @@ impl Relay for FakeService {
         if let Reply::ChangeModel(model) = &reply {
             state.description.model = model.clone();
         }
-        Ok(Response::new(stream(reply, &request)))
+        let open = Arc::clone(&state.streams);
+        let counted = Arc::clone(&self.state);
+        let events = stream(reply, &request).map(move |event| {
+            let _ = &open;
+            if let Ok(event) = &event {
+                counted.lock().unwrap().sent_bytes += frame_bytes(event);
+            }
+            event
+        });
+        Ok(Response::new(Box::pin(events)))
     }
 
     async fn forget(
@@ -201,6 +230,13 @@ fn stream(reply: Reply, request: &CallRequest) -> Events {
         Reply::Finish(tokens, reason) => (0, tokens, Some(finished(reason))),
         Reply::Stop(tokens) => (0, tokens, None),
         Reply::Skip => (1, 1, None),
+        Reply::Say(id) => {
+            let mut said = events(length, 0, 1);
+            if let Some(CallEvent::Token(token)) = said.last_mut() {
+                token.id = id;
+            }
+            return silent(said);
+        }
         Reply::FallSilent(tokens) => return silent(events(length, 0, tokens)),
         Reply::Refuse(refusal) => return once(CallEvent::Refused(refusal)),
         Reply::ChangeModel(_) => return once(CallEvent::Refused(Refusal::ModelMismatch)),
@@ -214,7 +250,6 @@ fn once(event: CallEvent) -> Events {
 }
 
 fn silent(events: Vec<CallEvent>) -> Events {
-    use tokio_stream::StreamExt;
     let said = tokio_stream::iter(events.into_iter().map(|event| Ok(event.into())));
     Box::pin(said.chain(tokio_stream::pending()))
 }

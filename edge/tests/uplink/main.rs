@@ -113,7 +113,7 @@ async fn a_call_is_answered_counted_and_forgotten() {
         .map(|request| relay_proto::size::frame_bytes(&relay_proto::v1::CallRequest::from(request)))
         .sum();
     assert_eq!(report.bytes_up, sent as u64 + 5, "the calls, and an empty Describe");
-    assert!(report.bytes_down > 50, "{}", report.bytes_down);
+    assert_eq!(report.bytes_down, cloud.sent_bytes());
     let request = &cloud.requests()[0];
     assert_eq!((request.base_tokens, request.delta.len()), (0, PROMPT.len() + 4));
     assert_eq!((request.max_tokens, request.seed), (3, 5));
@@ -148,6 +148,7 @@ async fn every_refusal_is_met_as_the_table_says() {
         let expected = if degraded { vec![] } else { vec![llm_text(3)] };
         assert_eq!(texts(&report, "llm"), expected, "{name}");
         assert_eq!(report.total_tokens, 11, "{name}: an answer in full");
+        assert!(report.cloud_ms < 10_000, "{name}: waited for what cannot come in time");
         if name == "stale_attempt" {
             assert_eq!(cloud.requests()[1].attempt.number(), 42);
         }
@@ -229,6 +230,47 @@ async fn another_protocol_version_learns_of_no_prompt() {
 }
 
 #[tokio::test]
+async fn a_limit_of_the_description_is_kept_before_anything_leaves() {
+    let mut narrow = described();
+    narrow.limits.call_tokens_max = 2;
+    let cloud = FakeCloud::start(narrow.clone(), &[]).await;
+    let mut one_call = settings(&[cloud.url()]);
+    one_call.budget.calls_max = 1;
+    let report = answer(&mut session(one_call)).await;
+    assert_eq!(cloud.requests()[0].max_tokens, 2);
+    assert_eq!(texts(&report, "llm"), [llm_text(2)]);
+    assert!(!report.degraded);
+
+    narrow.limits.message_bytes_max = 20;
+    let cloud = FakeCloud::start(narrow, &[]).await;
+    let report = answer(&mut session(settings(&[cloud.url()]))).await;
+    assert!(cloud.requests().is_empty());
+    assert_eq!(report.refusals.get("limit_exceeded"), Some(&1));
+}
+
+#[tokio::test]
+async fn an_id_that_the_slm_lacks_is_not_taken() {
+    let cloud = cloud(&[Reply::Say(257)]).await;
+    let report = answer(&mut session(settings(&[cloud.url()]))).await;
+    assert_eq!((report.answer, report.degraded), (alone().await, true));
+}
+
+#[tokio::test]
+async fn each_call_may_wait_once_and_each_answer_asks_anew() {
+    let busy = Reply::Refuse(Refusal::Overloaded { retry_after_ms: 1, advised_tokens: 0 });
+    let foreign = Reply::Refuse(Refusal::VocabularyMismatch);
+    let cloud = cloud(&[busy.clone(), Reply::Serve, busy, Reply::Serve, foreign]).await;
+    let mut settings = settings(&[cloud.url()]);
+    settings.budget.max_tokens = 14;
+    settings.cool_down_tokens = 0;
+    let mut session = session(settings);
+    let report = answer(&mut session).await;
+    assert_eq!((report.calls, report.llm_tokens, report.degraded), (2, 6, false));
+    assert!(answer(&mut session).await.degraded, "excluded for the rest of the answer");
+    assert!(!answer(&mut session).await.degraded, "and asked again in the next");
+}
+
+#[tokio::test]
 async fn a_draining_cloud_sends_the_call_to_the_next() {
     let clouds = [cloud(&[Reply::Refuse(Refusal::Draining)]).await, cloud(&[]).await];
     let urls = clouds.each_ref().map(FakeCloud::url);
@@ -304,6 +346,25 @@ async fn a_silent_cloud_costs_one_budget_and_its_grace() {
     assert_eq!(texts(&report, "llm"), [llm_text(1)], "what arrived stays");
     assert_eq!(report.total_tokens, 11);
     assert!((700..3_000).contains(&report.cloud_ms), "{}", report.cloud_ms);
+}
+
+#[tokio::test]
+async fn a_cloud_that_says_nothing_in_time_has_failed_and_its_stream_is_reset() {
+    let silent = cloud(&[Reply::FallSilent(0)]).await;
+    let mut settings = settings(&[silent.url()]);
+    settings.uplink.call_budget_ms = 600;
+    settings.uplink.budget_grace_ms = 0;
+    settings.breaker.failures = 1;
+    settings.breaker.open_ms = 3_600_000;
+    let mut session = session(settings);
+    assert!(answer(&mut session).await.degraded);
+    let report = answer(&mut session).await;
+    assert_eq!((report.round_trips, report.degraded), (0, true), "the breaker is open");
+    let begun = std::time::Instant::now();
+    while silent.open_streams() > 0 && begun.elapsed().as_secs() < 10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(silent.open_streams(), 0, "an abandoned stream holds its place");
 }
 
 #[tokio::test]
