@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relay_chassis::tenant::{TenantName, tenant_of};
+use relay_chassis::tls_reload::ReloadingTls;
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -29,7 +31,7 @@ mod limits {
 #[derive(Clone)]
 pub struct Door {
     /// TLS, or none on loopback.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<ReloadingTls<ServerConfig>>,
     /// Longest handshake, and longest silence after it.
     pub handshake_timeout: Duration,
     /// Most handshakes at once.
@@ -120,7 +122,10 @@ impl Door {
             None => Ok(self.peer(Wire::Plain(stream), TenantName::local().as_str().into(), place)),
             Some(tls) => {
                 let _handshake = self.handshakes.try_acquire().map_err(|_| Rejected::Handshakes)?;
-                let accepted = tokio::time::timeout(self.handshake_timeout, tls.accept(stream));
+                let accepted = tokio::time::timeout(
+                    self.handshake_timeout,
+                    TlsAcceptor::from(tls.current()).accept(stream),
+                );
                 let accepted = accepted.await.map_err(|_| Rejected::Slow)?;
                 let stream = accepted.map_err(Rejected::Handshake)?;
                 let tenant = tenant_of_peer(&stream)?;

@@ -98,6 +98,8 @@ pub struct Metrics {
     pub queue_seconds: Histogram,
     /// Seconds until the server's certificate ends.
     pub certificate_ends_seconds: Gauge<f64, AtomicU64>,
+    /// How often the TLS files were found changed but wrong.
+    pub certificate_reload_failures: Gauge,
 }
 
 impl Metrics {
@@ -132,6 +134,12 @@ impl Metrics {
                 let gauge = Gauge::default();
                 let help = "Time until the server's certificate ends";
                 registry.register_with_unit("certificate_ends", help, Unit::Seconds, gauge.clone());
+                gauge
+            },
+            certificate_reload_failures: {
+                let gauge = Gauge::default();
+                let help = "Times the TLS files were found changed but wrong";
+                registry.register("certificate_reload_failures", help, gauge.clone());
                 gauge
             },
         }

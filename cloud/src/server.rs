@@ -7,13 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 use prometheus_client::registry::Registry;
 use relay_chassis::health::{Health, HealthState};
 use relay_chassis::shutdown::{Shutdown, Trigger};
-use relay_chassis::tls::TlsFiles;
-use relay_chassis::{listen, probes, tls};
+use relay_chassis::tls_reload::ReloadingTls;
+use relay_chassis::{listen, probes};
 use relay_model::{LoadedModel, LogitsWanted, ModelError, Row};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -43,6 +42,8 @@ mod limits {
     pub(super) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
     /// Streams reset by a peer that are not yet cleared away.
     pub(super) const PENDING_RESETS_MAX: usize = 32;
+    /// How often the TLS files are looked at for new certificates.
+    pub(super) const TLS_REREAD: Duration = Duration::from_secs(10);
     /// How often gauges that nobody pushes are read.
     pub(super) const GAUGE_PERIOD: Duration = Duration::from_secs(1);
 }
@@ -194,7 +195,7 @@ struct Front {
     /// Cuts every connection.
     cut: watch::Sender<bool>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
-    watching: [JoinHandle<()>; 2],
+    watching: Vec<JoinHandle<()>>,
 }
 
 impl Front {
@@ -212,16 +213,18 @@ impl Front {
             (settings.connections_max as usize, settings.handshakes_max as usize);
         metrics.set_limit(Bound::Connections, connections_max);
         metrics.set_limit(Bound::Handshakes, handshakes_max);
-        let files = settings.tls_files()?;
-        let gauges =
-            note_gauges(door.clone(), connections_max, handshakes_max, files, metrics.clone());
+        let gauges = note_gauges(door.clone(), connections_max, handshakes_max, metrics.clone());
         let reporter = HealthReporter::new();
         let follow = follow_health(reporter.clone(), health.watch());
         let relay = LateRelay::default();
         let accepting = stopping.clone();
+        let reread = stopping.clone();
+        let tls = door.tls.clone();
+        let following = tls.map(|tls| tls.follow(limits::TLS_REREAD, reread));
         let incoming = door.open(listener, async move { accepting.begun().await });
         let serving = serve_grpc(settings, incoming, relay.clone(), reporter, stopping);
-        let watching = [tokio::spawn(gauges), tokio::spawn(follow)];
+        let mut watching = vec![tokio::spawn(gauges), tokio::spawn(follow)];
+        watching.extend(following.map(tokio::spawn));
         Ok(Self { relay, stop, cut, serving, watching })
     }
 
@@ -246,10 +249,8 @@ fn door(
     cut: watch::Receiver<bool>,
     metrics: &Metrics,
 ) -> Result<Door, ServeError> {
-    let tls = match settings.tls_files()? {
-        Some(files) => Some(TlsAcceptor::from(tls::server_config(&files)?)),
-        None => None,
-    };
+    let files = settings.tls_files()?;
+    let tls = files.map(|files| ReloadingTls::server(&files)).transpose()?;
     Ok(Door {
         tls,
         handshake_timeout: Duration::from_millis(settings.handshake_timeout_ms),
@@ -297,20 +298,19 @@ async fn follow_health(reporter: HealthReporter, mut health: watch::Receiver<Hea
 }
 
 /// Reads what nobody pushes: places taken, and how long the certificate still holds.
-async fn note_gauges(
-    door: Door,
-    connections_max: usize,
-    handshakes_max: usize,
-    files: Option<TlsFiles>,
-    metrics: Metrics,
-) {
-    let ends = files.and_then(|files| tls::certificate_expiry(&files).ok());
+async fn note_gauges(door: Door, connections_max: usize, handshakes_max: usize, metrics: Metrics) {
     let mut period = tokio::time::interval(limits::GAUGE_PERIOD);
     loop {
         period.tick().await;
         door.note_state(connections_max, handshakes_max);
-        if let Some(left) = ends.map(|ends| ends.duration_since(SystemTime::now())) {
-            metrics.certificate_ends_seconds.set(left.unwrap_or_default().as_secs_f64());
+        if let Some(tls) = &door.tls {
+            let left = tls.expiry().duration_since(SystemTime::now()).unwrap_or_default();
+            metrics.certificate_ends_seconds.set(left.as_secs_f64());
+            metrics.certificate_reload_failures.set(clamp(tls.failures()));
         }
     }
+}
+
+fn clamp(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
