@@ -147,7 +147,7 @@ impl Session {
         let mut conversation = self.conversation.clone();
         let plan = conversation.follow(&rendered.pieces, &rendered.answers);
         let ids = rendered.encode(&plan.text, &self.tokenizer);
-        let start = Start { seed, ..conversation.begin(plan, ids) };
+        let start = conversation.begin(plan, ids);
         let machine = Machine::new(self.machine_settings(&start)?);
         let prompt = Prompt { edge_ids: start.edge_prompt.clone(), seed };
         self.decoder.begin(prompt).await?;

@@ -15,6 +15,7 @@ pub struct Conversation {
     segments: Vec<Segment>,
     last_attempt: Attempt,
     acknowledged_tokens: u32,
+    calls_over: bool,
 }
 
 /// What stands between two cuts. Texts and answers alternate through all segments together.
@@ -78,7 +79,7 @@ impl Conversation {
         Start {
             edge_prompt,
             cloud_prompt,
-            seed: 0,
+            calls_over: self.calls_over,
             last_attempt: self.last_attempt,
             acknowledged_tokens: self.acknowledged_tokens,
         }
@@ -94,6 +95,7 @@ impl Conversation {
         });
         self.last_attempt = machine.last_attempt();
         self.acknowledged_tokens = machine.acknowledged_tokens();
+        self.calls_over = machine.calls_over();
     }
 
     fn views(&self) -> [Vec<u32>; 2] {
@@ -172,6 +174,7 @@ mod tests {
             ],
             last_attempt: Attempt::new(9),
             acknowledged_tokens: 7,
+            calls_over: false,
         }
     }
 

@@ -73,12 +73,12 @@ pub struct Start {
     pub edge_prompt: Vec<u32>,
     /// What the LLM continues: the same ids less the commands of earlier answers.
     pub cloud_prompt: Vec<u32>,
-    /// The answer's seed.
-    pub seed: u64,
     /// The session's highest attempt number so far.
     pub last_attempt: Attempt,
     /// How many ids of the cloud view the cloud is known to hold.
     pub acknowledged_tokens: u32,
+    /// No call may be made: the cloud's context was full in an earlier answer.
+    pub calls_over: bool,
 }
 
 /// One token the SLM drew.

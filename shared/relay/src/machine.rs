@@ -74,7 +74,7 @@ pub struct Machine {
     warm_sync: WarmSync,
     /// SLM tokens for which no call is made.
     cool_down_tokens_left: u32,
-    /// No call is made in this session any more.
+    /// No call is made any more, in this answer and in later ones of the session.
     calls_over: bool,
     /// SLM ids since the last leg, or the last call, began.
     leg_tokens: u32,
@@ -113,6 +113,8 @@ struct OpenCall {
     tokens_left: u32,
     /// What arrived, in order.
     received: Vec<u32>,
+    /// The newest attempt was admitted.
+    is_accepted: bool,
     /// Text again if no cloud token comes.
     surroundings: Vec<u8>,
     /// Taken if no cloud token comes.
@@ -182,9 +184,15 @@ impl Machine {
         effects
     }
 
-    /// Tells the cloud's own limit of n, once Describe named it. It binds the next grants.
+    /// Tells the cloud's own limit of n, once Describe named it. It binds the open call, whose
+    /// attempt has not left yet, and all later grants.
     pub fn limit_call_tokens(&mut self, tokens_max: u32) {
         self.call_tokens_max = Some(tokens_max);
+        if let State::Calling(call) = &mut self.state {
+            let cut_tokens = call.tokens_left.saturating_sub(tokens_max);
+            call.tokens_left -= cut_tokens;
+            self.account.granted_tokens -= u64::from(cut_tokens);
+        }
     }
 
     /// The counters.
@@ -212,6 +220,11 @@ impl Machine {
         self.acknowledged_tokens
     }
 
+    /// Whether the cloud's context was full, so that the session makes no more calls.
+    pub fn calls_over(&self) -> bool {
+        self.calls_over
+    }
+
     /// Whether the answer is over.
     pub fn is_finished(&self) -> bool {
         matches!(self.state, State::Finished)
@@ -223,6 +236,7 @@ impl Machine {
         }
         self.acknowledged_tokens = start.acknowledged_tokens.min(count(start.cloud_prompt.len()));
         self.newest_attempt = start.last_attempt;
+        self.calls_over = start.calls_over;
         self.transcript = Transcript::new(start.edge_prompt, start.cloud_prompt);
         if self.settings.policy == Policy::Always && self.call_by_policy(u32::MAX, None, effects) {
             return;

@@ -44,11 +44,11 @@ impl Machine {
             }
             return;
         }
-        let Some(call) = self.current_call(attempt) else {
-            return;
-        };
-        if accepted.length_tokens == count(self.transcript.cloud_ids().len()) {
+        let Some(mut call) = self.current_call(attempt) else { return };
+        let is_ours = accepted.length_tokens == count(self.transcript.cloud_ids().len());
+        if is_ours && !call.is_accepted {
             self.acknowledged_tokens = accepted.length_tokens;
+            call.is_accepted = true;
             self.state = State::Calling(call);
         } else {
             // It would continue another prefix than ours: no token of it may be shown.
@@ -66,8 +66,9 @@ impl Machine {
         let Some(mut call) = self.current_call(attempt) else {
             return;
         };
-        let in_order = token.position == count(self.transcript.cloud_ids().len());
-        if !in_order || call.tokens_left == 0 {
+        let is_next = token.position == count(self.transcript.cloud_ids().len())
+            && !self.settings.command_tokens.contains(&token.id);
+        if !is_next || call.tokens_left == 0 {
             effects.push(Effect::HangUp { attempt });
             return self.retry_cut(call, effects);
         }
@@ -98,15 +99,20 @@ impl Machine {
             return;
         };
         match reason {
-            FinishReason::Length => self.complete(call, effects),
+            FinishReason::Length | FinishReason::Draining if call.tokens_left == 0 => {
+                self.complete(call, effects);
+            }
             FinishReason::EndOfText => self.text_ended(call, effects),
-            FinishReason::Draining if call.tokens_left == 0 => self.complete(call, effects),
             FinishReason::Draining => self.go_elsewhere(call, Route::Next, effects),
             FinishReason::ContextFull => {
                 self.calls_over = true;
                 self.alone(call, Shortfall::Failed, effects);
             }
-            FinishReason::Deadline | FinishReason::Cancelled | FinishReason::Superseded => {
+            // `Length` before the last token is not a reason: n means n.
+            FinishReason::Length
+            | FinishReason::Deadline
+            | FinishReason::Cancelled
+            | FinishReason::Superseded => {
                 self.alone(call, Shortfall::Failed, effects);
             }
         }
@@ -216,6 +222,7 @@ impl Machine {
             effects.push(Effect::HangUp { attempt });
         }
         call.attempts += 1;
+        call.is_accepted = false;
         let order = self.order(call.tokens_left, opens_call, route);
         effects.push(Effect::Call(order));
         self.state = State::Calling(call);

@@ -73,7 +73,12 @@ impl Machine {
         }
         self.enter_edge_view(drafted);
         self.emit(Author::Slm, &drafted.bytes, effects);
-        self.settle(vec![Piece::Id(drafted.id)], Next::Draft, effects);
+        let piece = if self.settings.command_tokens.contains(&drafted.id) {
+            Piece::Text(drafted.bytes.clone())
+        } else {
+            Piece::Id(drafted.id)
+        };
+        self.settle(vec![piece], Next::Draft, effects);
     }
 
     /// Calls for a policy that wants `wanted` tokens, the drafted token set aside. False, and

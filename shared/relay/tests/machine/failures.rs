@@ -1,6 +1,7 @@
 //! Every way a call may fail, and what the machine does about it.
 
 use relay::call::{Accepted, CloudToken, FinishReason};
+use relay::conversation::Conversation;
 use relay::effect::{CallOrder, Effect, Ending, Route};
 use relay::event::{Drafted, Event, Start};
 use relay::ids::Attempt;
@@ -102,6 +103,16 @@ fn a_full_context_ends_calls_for_good() {
     let reason = FinishReason::ContextFull;
     let effects = machine.on(Event::CloudStopped { attempt: machine.last_attempt(), reason });
     assert!(matches!(effects.last(), Some(Effect::Draft { ban: Some(_) })));
+    // The next answer of the session begins without calls.
+    machine.on(Event::Cancelled);
+    let mut conversation = Conversation::new();
+    let plan = conversation.follow(&["P".to_owned()], &[]);
+    conversation.begin(plan, PROMPT.to_vec());
+    conversation.finish(&machine);
+    let plan = conversation.follow(&["Q".to_owned()], &[]);
+    let start = conversation.begin(plan, PROMPT.to_vec());
+    let effects = Machine::new(settings(Policy::Learned)).on(Event::Started(start));
+    assert!(matches!(effects.last(), Some(Effect::Draft { ban: Some(_) })));
 }
 
 #[test]
@@ -184,7 +195,7 @@ fn attempts_of_a_call_are_bounded_whatever_the_cloud_says() {
 }
 
 #[test]
-fn a_token_out_of_order_or_too_many_counts_as_a_cut() {
+fn promise_2_at_most_once_a_token_out_of_order_or_too_many_counts_as_a_cut() {
     let mut machine = calling();
     accept(&mut machine, 2);
     let effects = token(&mut machine, 3);
@@ -198,11 +209,13 @@ fn a_token_out_of_order_or_too_many_counts_as_a_cut() {
 }
 
 #[test]
-fn a_length_that_is_not_ours_ends_the_call() {
-    let mut machine = calling();
-    let effects = accept(&mut machine, 5);
-    assert_eq!(effects[0], Effect::HangUp { attempt: Attempt::new(1) });
-    assert!(is_alone(&effects));
+fn promise_1_prefix_agreement_a_length_that_is_not_ours_ends_the_call() {
+    for lengths in [&[5][..], &[2, 2]] {
+        let mut machine = calling();
+        let effects = lengths.iter().map(|length| accept(&mut machine, *length)).last().unwrap();
+        assert_eq!(effects[0], Effect::HangUp { attempt: Attempt::new(1) });
+        assert!(is_alone(&effects), "a second `accepted` is no better than a false one");
+    }
 }
 
 #[test]
@@ -320,4 +333,38 @@ fn an_order_names_how_many_draft_ids_it_may_carry() {
         let world = World::new(settings, &["<call>4</call>"], llm).run();
         assert_eq!(world.orders[0].draft_tokens_max, allowed);
     }
+}
+
+#[test]
+fn promise_7_n_means_n_and_an_early_length_is_a_shortfall() {
+    let mut machine = calling();
+    accept(&mut machine, 2);
+    token(&mut machine, 2);
+    let reason = FinishReason::Length;
+    let effects = machine.on(Event::CloudStopped { attempt: Attempt::new(1), reason });
+    assert!(is_alone(&effects) && machine.account().degraded);
+}
+
+#[test]
+fn a_limit_that_describe_tells_late_binds_the_open_call() {
+    let mut machine = calling();
+    machine.limit_call_tokens(1);
+    accept(&mut machine, 2);
+    token(&mut machine, 2);
+    let reason = FinishReason::Length;
+    let effects = machine.on(Event::CloudStopped { attempt: Attempt::new(1), reason });
+    assert!(is_alone(&effects) && !machine.account().degraded);
+    assert_eq!(machine.account().granted_tokens, 1);
+}
+
+#[test]
+fn a_command_token_from_the_cloud_counts_as_a_cut() {
+    let mut settings = settings(Policy::Every { period_tokens: 0, call_tokens: 1 });
+    settings.command_tokens = vec![72];
+    let mut machine = Machine::new(settings);
+    let start = Start { cloud_prompt: PROMPT.to_vec(), ..Start::default() };
+    machine.on(Event::Started(start));
+    machine.on(Event::Drafted(Drafted { id: 7, bytes: b"a".to_vec(), ..Drafted::default() }));
+    accept(&mut machine, 2);
+    assert_eq!(order(&token(&mut machine, 2)).attempt, Attempt::new(2));
 }

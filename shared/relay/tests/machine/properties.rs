@@ -13,6 +13,9 @@ use relay::refusal::Refusal;
 
 use crate::world::{CONTROL, END, PROMPT, settings};
 
+/// Ids of the texts that are the command's tags.
+const COMMAND_TOKENS: [u32; 2] = [1007, 1010];
+
 /// What a driver might feed, relative to what the machine last asked for.
 #[derive(Clone, Debug)]
 enum Step {
@@ -120,6 +123,7 @@ fn any_settings() -> impl Strategy<Value = MachineSettings> {
             settings.warm_sync_tokens = warm_sync_tokens;
             settings.budget.response_tokens_max = response_tokens_max;
             settings.budget.calls_max = calls_max;
+            settings.command_tokens = COMMAND_TOKENS.to_vec();
             settings
         },
     )
@@ -180,6 +184,8 @@ impl Driver {
         assert!(transcript.edge_ids().starts_with(&self.edge), "the edge view only grows");
         assert!(transcript.cloud_ids().starts_with(&self.cloud), "the cloud view only grows");
         assert_eq!(transcript.reader_text(), self.shown, "what is shown stays");
+        let tag = |id: &u32| COMMAND_TOKENS.contains(id);
+        assert!(!transcript.cloud_answer_ids().iter().any(tag), "a tag in the cloud view");
         self.edge = transcript.edge_ids().to_vec();
         self.cloud = transcript.cloud_ids().to_vec();
         assert_eq!(self.machine.is_finished(), self.finished);

@@ -152,6 +152,14 @@ fn command_tokens_never_enter_the_cloud_view() {
     assert_eq!(world.cloud(), "<call>x</call><call>7");
     let cloud = world.machine.transcript().cloud_answer_ids();
     assert!(tags.iter().all(|tag| !cloud.contains(tag)), "{cloud:?}");
+
+    // Under the other policies only the opening tag is masked.
+    let mut settings = crate::world::settings(Policy::Never);
+    settings.command_tokens = tags.to_vec();
+    let world = World::new(settings, &["<call>", "</call>"], &[]).run();
+    assert_eq!(world.cloud(), "<call></call>");
+    let cloud = world.machine.transcript().cloud_answer_ids();
+    assert!(tags.iter().all(|tag| !cloud.contains(tag)), "{cloud:?}");
 }
 
 #[test]
