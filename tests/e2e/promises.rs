@@ -60,6 +60,7 @@ async fn promise_3_always_an_answer_from_a_stopped_process() {
     });
     let report = report.await.unwrap();
     cloud.signal("CONT").unwrap();
+    assert!(stopped);
     assert!(report.degraded && report.ending == "end_of_text", "{report:?}");
     assert!(report.cloud_ms < 2_000, "{report:?}");
 }
@@ -71,6 +72,26 @@ async fn promise_3_always_an_answer_from_nobody() {
     cloud.stop().await.unwrap();
     let report = ask(impatient(&url)).await;
     assert!(report.degraded && report.llm_tokens == 0 && report.ending == "end_of_text");
+    assert!(report.cloud_ms < 300, "more than one budget and its grace: {report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_6_drain_ends_the_call_under_way_whole() {
+    let mut leaving = CloudProcess::start(program(), &["--step-delay-ms", "10"]).await.unwrap();
+    // One call, and the answer ends with it.
+    let slm = Slm { every: 16, call_tokens: 30, total: 50, ..Slm::default() };
+    let mut session = edge::session(edge::settings(&leaving.url()), slm).unwrap();
+    let mut told = false;
+    let report = edge::answer(&mut session, PROMPT, |author, _| {
+        if author == relay::effect::Author::Llm && !told {
+            leaving.signal("TERM").unwrap();
+            told = true;
+        }
+    });
+    let report = report.await.unwrap();
+    assert!(told && report.llm_tokens == 30 && !report.degraded, "{report:?}");
+    assert_eq!((report.round_trips, report.retries), (1, 0), "the call was cut");
+    assert_eq!(leaving.wait().await.unwrap().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

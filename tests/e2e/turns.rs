@@ -62,7 +62,9 @@ async fn a_cloud_that_forgot_the_conversation_says_the_same() {
         let mut session = chat(edge::settings(&format!("http://{}", dealer.address())));
         let mut turns = Vec::new();
         for question in QUESTIONS {
-            turns.push(turn(&mut session, question).await.legs);
+            let report = turn(&mut session, question).await;
+            assert_eq!(report.resyncs > 0, clouds > 1, "{report:?}");
+            turns.push(report.legs);
         }
         answers.push(turns);
     }

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Bytes moved at once; small, so that a cut by count is exact.
+/// Most bytes moved at once.
 const CHUNK_BYTES: usize = 4096;
 
 /// What the proxy does to the bytes of all connections, open and new.
@@ -25,8 +25,6 @@ struct Weather {
     black_hole: bool,
     /// Connections of an older generation are closed.
     generation: u64,
-    /// Downstream bytes, counted from the start, after which every connection is cut.
-    cut_after_down_bytes: u64,
 }
 
 /// A running proxy; dropping it closes everything.
@@ -42,6 +40,18 @@ struct Counts {
     up_bytes: AtomicU64,
     down_bytes: AtomicU64,
     connections: AtomicU64,
+    /// Bytes that may still go down until the connection is cut, plus one; 0 is no cut.
+    cut_ahead: AtomicU64,
+}
+
+impl Counts {
+    /// How many of `bytes` may be delivered; fewer than all is the cut, which happens once.
+    fn deliverable(&self, bytes: usize) -> usize {
+        let ahead = self.cut_ahead.load(Ordering::Relaxed);
+        let left = ahead.saturating_sub(bytes as u64);
+        self.cut_ahead.store(left, Ordering::Relaxed);
+        if ahead == 0 || left > 0 { bytes } else { usize::try_from(ahead - 1).unwrap_or(bytes) }
+    }
 }
 
 impl FaultProxy {
@@ -59,7 +69,6 @@ impl FaultProxy {
             delay: Duration::ZERO,
             black_hole: false,
             generation: 0,
-            cut_after_down_bytes: u64::MAX,
         });
         let counts = Arc::new(Counts::default());
         let accepting = tokio::spawn(accept(listener, watcher, counts.clone()));
@@ -91,10 +100,14 @@ impl FaultProxy {
         self.weather.send_modify(|weather| weather.generation += 1);
     }
 
-    /// Cuts every connection once so many more bytes went down; once.
+    /// Cuts the connection that carries the byte after so many more downward ones; once.
     pub fn cut_after(&self, down_bytes: u64) {
-        let limit = self.down_bytes() + down_bytes;
-        self.weather.send_modify(|weather| weather.cut_after_down_bytes = limit);
+        self.counts.cut_ahead.store(down_bytes + 1, Ordering::Relaxed);
+    }
+
+    /// Whether the cut that [`Self::cut_after`] asked for has happened.
+    pub fn has_cut(&self) -> bool {
+        self.counts.cut_ahead.load(Ordering::Relaxed) == 0
     }
 
     /// Bytes from edge to cloud so far, TLS and framing included.
@@ -135,20 +148,27 @@ async fn connect(edge: TcpStream, weather: watch::Receiver<Weather>, counts: Arc
     let (cloud_reads, cloud_writes) = cloud.into_split();
     let mut ends = weather.clone();
     let outlived = ends.wait_for(|now| now.generation > born.generation);
+    let upward = forward(edge_reads, cloud_writes, weather.clone(), |bytes| {
+        counts.up_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        bytes
+    });
+    let downward = forward(cloud_reads, edge_writes, weather.clone(), |bytes| {
+        counts.down_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        counts.deliverable(bytes)
+    });
     tokio::select! {
         _ = outlived => {}
-        () = forward(edge_reads, cloud_writes, weather.clone(), &counts.up_bytes, false) => {}
-        () = forward(cloud_reads, edge_writes, weather.clone(), &counts.down_bytes, true) => {}
+        () = upward => {}
+        () = downward => {}
     }
 }
 
-/// Moves bytes until one side closes or a cut is due.
+/// Moves bytes until one side closes or fewer than all may be delivered.
 async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut weather: watch::Receiver<Weather>,
-    counted: &AtomicU64,
-    may_cut: bool,
+    deliverable: impl Fn(usize) -> usize,
 ) {
     let mut chunk = [0; CHUNK_BYTES];
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
@@ -157,12 +177,8 @@ async fn forward(
         if weather.wait_for(|now| !now.black_hole).await.is_err() {
             return;
         }
-        let before = counted.fetch_add(read as u64, Ordering::Relaxed);
-        let limit = weather.borrow().cut_after_down_bytes;
-        let cut = may_cut && before + read as u64 >= limit;
-        let deliver =
-            if cut { usize::try_from(limit - before).unwrap_or(read).min(read) } else { read };
-        if to.write_all(&chunk[..deliver]).await.is_err() || cut {
+        let deliver = deliverable(read);
+        if to.write_all(&chunk[..deliver]).await.is_err() || deliver < read {
             return;
         }
     }
