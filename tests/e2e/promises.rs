@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use relay::effect::Author;
 use relay_edge::{EdgeSettings, Report};
 use relay_tests::cloud::{Cloud, scripted};
 use relay_tests::edge::{self, Slm};
@@ -19,6 +20,26 @@ fn program() -> &'static Path {
 
 async fn ask(settings: EdgeSettings) -> Report {
     edge::ask(settings, Slm::default(), PROMPT).await.unwrap()
+}
+
+/// Answers, and sends the cloud this signal once the LLM's first word is there.
+async fn answer_and_signal(
+    settings: EdgeSettings,
+    slm: Slm,
+    cloud: &CloudProcess,
+    signal: &str,
+) -> Report {
+    let mut session = edge::session(settings, slm).unwrap();
+    let mut sent = false;
+    let report = edge::answer(&mut session, PROMPT, |author, _| {
+        if author == Author::Llm && !sent {
+            cloud.signal(signal).unwrap();
+            sent = true;
+        }
+    });
+    let report = report.await.unwrap();
+    assert!(sent, "{report:?}");
+    report
 }
 
 /// An edge that gives up early: a short budget, and a breaker that opens at the first failure.
@@ -50,17 +71,9 @@ async fn promise_3_always_an_answer_from_a_black_hole() {
 async fn promise_3_always_an_answer_from_a_stopped_process() {
     let cloud = CloudProcess::start(program(), &[]).await.unwrap();
     // The connection is good until the process stops in the middle of the answer.
-    let mut session = edge::session(impatient(&cloud.url()), Slm::default()).unwrap();
-    let mut stopped = false;
-    let report = edge::answer(&mut session, PROMPT, |author, _| {
-        if author == relay::effect::Author::Llm && !stopped {
-            cloud.signal("STOP").unwrap();
-            stopped = true;
-        }
-    });
-    let report = report.await.unwrap();
+    let settings = impatient(&cloud.url());
+    let report = answer_and_signal(settings, Slm::default(), &cloud, "STOP").await;
     cloud.signal("CONT").unwrap();
-    assert!(stopped);
     assert!(report.degraded && report.ending == "end_of_text", "{report:?}");
     assert!(report.cloud_ms < 2_000, "{report:?}");
 }
@@ -80,16 +93,8 @@ async fn promise_6_drain_ends_the_call_under_way_whole() {
     let mut leaving = CloudProcess::start(program(), &["--step-delay-ms", "10"]).await.unwrap();
     // One call, and the answer ends with it.
     let slm = Slm { every: 16, call_tokens: 30, total: 50, ..Slm::default() };
-    let mut session = edge::session(edge::settings(&leaving.url()), slm).unwrap();
-    let mut told = false;
-    let report = edge::answer(&mut session, PROMPT, |author, _| {
-        if author == relay::effect::Author::Llm && !told {
-            leaving.signal("TERM").unwrap();
-            told = true;
-        }
-    });
-    let report = report.await.unwrap();
-    assert!(told && report.llm_tokens == 30 && !report.degraded, "{report:?}");
+    let report = answer_and_signal(edge::settings(&leaving.url()), slm, &leaving, "TERM").await;
+    assert!(report.llm_tokens == 30 && !report.degraded, "{report:?}");
     assert_eq!((report.round_trips, report.retries), (1, 0), "the call was cut");
     assert_eq!(leaving.wait().await.unwrap().code(), Some(0));
 }
@@ -101,15 +106,7 @@ async fn promise_6_drain_loses_no_answer() {
     let mut leaving = CloudProcess::start(program(), &["--step-delay-ms", "20"]).await.unwrap();
     let mut settings = edge::settings(&leaving.url());
     settings.clouds.push(spare.url());
-    let mut session = edge::session(settings, Slm::default()).unwrap();
-    let mut told = false;
-    let report = edge::answer(&mut session, PROMPT, |author, _| {
-        if author == relay::effect::Author::Llm && !told {
-            leaving.signal("TERM").unwrap();
-            told = true;
-        }
-    });
-    let report = report.await.unwrap();
+    let report = answer_and_signal(settings, Slm::default(), &leaving, "TERM").await;
     assert_eq!(report.legs, undisturbed.legs);
     assert!(!report.degraded, "{report:?}");
     assert_eq!(leaving.wait().await.unwrap().code(), Some(0));
