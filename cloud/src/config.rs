@@ -26,8 +26,9 @@ mod limits {
     pub(super) const SECONDS_MAX: u64 = 86_400;
     /// Most calls, running or waiting, that one process can hold.
     pub(super) const CALLS_MAX: u32 = 65_536;
-    /// Most sessions that one process can hold.
-    pub(super) const SESSIONS_MAX: u32 = 10_000_000;
+    /// Most sessions that one process can hold: an eviction looks at all of them, which takes this
+    /// many some milliseconds.
+    pub(super) const SESSIONS_MAX: u32 = 200_000;
 }
 
 /// Everything that can be set, with its default.

@@ -282,6 +282,7 @@ impl Engine {
         let load = self.load(None);
         let kv_bytes = self.store.kv_bytes();
         debug_assert!(kv_bytes <= self.limits.store.kv_bytes_max);
+        debug_assert!(self.store.adds_up());
         self.metrics.set_used(Bound::RunningCalls, load.running_calls);
         self.metrics.set_used(Bound::QueuedCalls, load.waiting_calls);
         self.metrics.set_used(Bound::Sessions, self.store.sessions());

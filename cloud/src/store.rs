@@ -1,10 +1,13 @@
 //! All sessions, by tenant and id. Owns how many there are, how many bytes their caches take, how
 //! long they live and which goes first. It must not know what a session holds or how it is used.
 //!
-//! Nothing is counted twice: bytes are summed over the sessions when they are asked for, so no
-//! account can drift from what is there.
+//! Bytes and sessions are kept as running sums, by tenant and in all, so that a turn costs the same
+//! however many sessions there are. Whatever changes a session goes through a guard that books the
+//! change; in debug builds the sums are held against a recount each turn. Only an eviction looks at
+//! every session, which is what bounds `sessions_max`.
 
 use std::collections::HashMap;
+use std::ops::{AddAssign, Deref, DerefMut, SubAssign};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,18 +51,60 @@ enum Use {
     Running { reserved_bytes: usize },
 }
 
+/// What sessions take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    sessions: usize,
+    /// Bytes of KV that exist.
+    kv_bytes: usize,
+    /// These, or what a running call reserved if that is more.
+    held_bytes: usize,
+    /// The held bytes of sessions whose call runs.
+    running_bytes: usize,
+}
+
+impl AddAssign for Sum {
+    fn add_assign(&mut self, other: Self) {
+        self.sessions += other.sessions;
+        self.kv_bytes += other.kv_bytes;
+        self.held_bytes += other.held_bytes;
+        self.running_bytes += other.running_bytes;
+    }
+}
+
+impl SubAssign for Sum {
+    fn sub_assign(&mut self, other: Self) {
+        self.sessions -= other.sessions;
+        self.kv_bytes -= other.kv_bytes;
+        self.held_bytes -= other.held_bytes;
+        self.running_bytes -= other.running_bytes;
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     session: Session,
     doing: Use,
     last_used: Instant,
+    /// What the sums hold of it.
+    booked: Sum,
+}
+
+/// The sums of all sessions. A tenant without a session has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Books {
+    tenants: HashMap<Tenant, Sum>,
+    all: Sum,
 }
 
 /// The sessions of all tenants.
 #[derive(Debug)]
 pub struct SessionStore {
     entries: HashMap<SessionKey, Entry>,
+    books: Books,
     limits: StoreLimits,
+    /// No idle session was used before this.
+    oldest_use: Option<Instant>,
     evicted: u64,
 }
 
@@ -67,19 +112,91 @@ pub struct SessionStore {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionsFull;
 
+/// A session that may be changed; when it is let go, the sums follow.
+#[derive(Debug)]
+pub struct SessionGuard<'a> {
+    entry: &'a mut Entry,
+    tenant: &'a Tenant,
+    books: &'a mut Books,
+}
+
 impl Entry {
-    fn held_bytes(&self) -> usize {
-        match self.doing {
-            Use::Running { reserved_bytes } => reserved_bytes.max(self.session.kv_bytes()),
-            Use::Idle | Use::Waiting => self.session.kv_bytes(),
+    const fn new(session: Session, now: Instant) -> Self {
+        let booked = Sum { sessions: 0, kv_bytes: 0, held_bytes: 0, running_bytes: 0 };
+        Self { session, doing: Use::Idle, last_used: now, booked }
+    }
+
+    fn sum(&self) -> Sum {
+        let kv_bytes = self.session.kv_bytes();
+        let (held_bytes, running_bytes) = match self.doing {
+            Use::Running { reserved_bytes } => {
+                (reserved_bytes.max(kv_bytes), reserved_bytes.max(kv_bytes))
+            }
+            Use::Idle | Use::Waiting => (kv_bytes, 0),
+        };
+        Sum { sessions: 1, kv_bytes, held_bytes, running_bytes }
+    }
+}
+
+impl Books {
+    /// Puts what an entry takes now in the place of what was booked of it.
+    fn book(&mut self, tenant: &Tenant, entry: &mut Entry) {
+        let sum = entry.sum();
+        if sum != entry.booked {
+            let of_tenant = self.tenants.entry(Arc::clone(tenant)).or_default();
+            for total in [of_tenant, &mut self.all] {
+                *total += sum;
+                *total -= entry.booked;
+            }
+            entry.booked = sum;
         }
+    }
+
+    /// An entry is gone.
+    fn strike(&mut self, tenant: &Tenant, entry: &Entry) {
+        self.all -= entry.booked;
+        if let Some(of_tenant) = self.tenants.get_mut(tenant) {
+            *of_tenant -= entry.booked;
+            if of_tenant.sessions == 0 {
+                self.tenants.remove(tenant);
+            }
+        }
+    }
+
+    fn of(&self, tenant: &Tenant) -> Sum {
+        self.tenants.get(tenant).copied().unwrap_or_default()
+    }
+
+    fn most(&self, what: impl Fn(&Sum) -> usize) -> usize {
+        self.tenants.values().map(what).max().unwrap_or_default()
+    }
+}
+
+impl Deref for SessionGuard<'_> {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.entry.session
+    }
+}
+
+impl DerefMut for SessionGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.entry.session
+    }
+}
+
+impl Drop for SessionGuard<'_> {
+    fn drop(&mut self) {
+        self.books.book(self.tenant, self.entry);
     }
 }
 
 impl SessionStore {
     /// An empty store.
     pub fn new(limits: StoreLimits) -> Self {
-        Self { entries: HashMap::new(), limits, evicted: 0 }
+        let (entries, books) = (HashMap::new(), Books::default());
+        Self { entries, books, limits, oldest_use: None, evicted: 0 }
     }
 
     /// The session, if it is here.
@@ -88,13 +205,28 @@ impl SessionStore {
     }
 
     /// The session, if it is here.
-    pub fn get_mut(&mut self, key: &SessionKey) -> Option<&mut Session> {
-        self.entries.get_mut(key).map(|entry| &mut entry.session)
+    pub fn get_mut<'a>(&'a mut self, key: &'a SessionKey) -> Option<SessionGuard<'a>> {
+        let entry = self.entries.get_mut(key)?;
+        Some(SessionGuard { entry, tenant: &key.tenant, books: &mut self.books })
     }
 
-    /// All sessions with their keys, in no order: for building a batch of several.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&SessionKey, &mut Session)> {
-        self.entries.iter_mut().map(|(key, entry)| (key, &mut entry.session))
+    /// Lets `work` use the caches of several sessions at once, in the order of the keys; of a key
+    /// without a session there is none. `work` must not panic.
+    pub fn with_caches<T>(
+        &mut self,
+        keys: &[&SessionKey],
+        work: impl FnOnce(&mut [&mut KvCache]) -> T,
+    ) -> T {
+        let mut taken: Vec<(SessionKey, Entry)> =
+            keys.iter().filter_map(|key| self.entries.remove_entry(key)).collect();
+        let mut caches: Vec<&mut KvCache> =
+            taken.iter_mut().map(|(_, entry)| entry.session.cache_mut()).collect();
+        let outcome = work(&mut caches);
+        for (key, mut entry) in taken {
+            self.books.book(&key.tenant, &mut entry);
+            self.entries.insert(key, entry);
+        }
+        outcome
     }
 
     /// How many sessions there are.
@@ -103,8 +235,28 @@ impl SessionStore {
     }
 
     /// Bytes of KV that exist now.
-    pub fn kv_bytes(&self) -> usize {
-        self.entries.values().map(|entry| entry.session.kv_bytes()).sum()
+    pub const fn kv_bytes(&self) -> usize {
+        self.books.all.kv_bytes
+    }
+
+    /// Bytes that this tenant's running calls hold or have reserved.
+    pub fn running_bytes(&self, tenant: &Tenant) -> usize {
+        self.books.of(tenant).running_bytes
+    }
+
+    /// Most sessions and most running bytes that one tenant has.
+    pub fn most_of_a_tenant(&self) -> (usize, usize) {
+        (self.books.most(|sum| sum.sessions), self.books.most(|sum| sum.running_bytes))
+    }
+
+    /// Whether the sums are what a recount gives: a check for debug builds.
+    pub fn adds_up(&self) -> bool {
+        let mut recount = Books::default();
+        for (key, entry) in &self.entries {
+            *recount.tenants.entry(Arc::clone(&key.tenant)).or_default() += entry.sum();
+            recount.all += entry.sum();
+        }
+        recount == self.books
     }
 
     /// How many sessions were evicted or expired since the store was made.
@@ -113,21 +265,21 @@ impl SessionStore {
     }
 
     /// Opens a session that is not here, in the place of the longest unused one if need be.
-    pub fn open(
-        &mut self,
-        key: &SessionKey,
+    pub fn open<'a>(
+        &'a mut self,
+        key: &'a SessionKey,
         cache: KvCache,
         now: Instant,
-    ) -> Result<&mut Session, SessionsFull> {
+    ) -> Result<SessionGuard<'a>, SessionsFull> {
         debug_assert!(!self.entries.contains_key(key));
         self.make_place(&key.tenant)?;
-        let entry = Entry { session: Session::new(cache), doing: Use::Idle, last_used: now };
-        Ok(&mut self.entries.entry(key.clone()).or_insert(entry).session)
+        let entry = self.entries.entry(key.clone()).or_insert(Entry::new(Session::new(cache), now));
+        self.books.book(&key.tenant, entry);
+        Ok(SessionGuard { entry, tenant: &key.tenant, books: &mut self.books })
     }
 
     fn make_place(&mut self, tenant: &Tenant) -> Result<(), SessionsFull> {
-        let own = self.entries.keys().filter(|key| key.tenant == *tenant).count();
-        if own >= self.limits.tenant_sessions_max {
+        if self.books.of(tenant).sessions >= self.limits.tenant_sessions_max {
             return self.evict(|key, _| key.tenant == *tenant).ok_or(SessionsFull);
         }
         if self.entries.len() >= self.limits.sessions_max {
@@ -138,16 +290,32 @@ impl SessionStore {
 
     /// Drops a session, whatever it is doing.
     pub fn remove(&mut self, key: &SessionKey) {
-        self.entries.remove(key);
+        if let Some(entry) = self.entries.remove(key) {
+            self.books.strike(&key.tenant, &entry);
+        }
     }
 
-    /// Drops what nobody used for longer than the time to live.
+    /// Drops what nobody used for longer than the time to live. Looks at the sessions only when
+    /// the longest unused one may be among them.
     pub fn expire(&mut self, now: Instant) {
-        let (before, ttl) = (self.entries.len(), self.limits.ttl);
-        self.entries.retain(|_, entry| {
-            entry.doing != Use::Idle || now.saturating_duration_since(entry.last_used) <= ttl
+        let ttl = self.limits.ttl;
+        let is_old = |used: Instant| now.saturating_duration_since(used) > ttl;
+        if self.oldest_use.is_some_and(|used| !is_old(used)) {
+            return;
+        }
+        let idle = |entry: &Entry| entry.doing == Use::Idle;
+        let (books, before) = (&mut self.books, self.entries.len());
+        self.entries.retain(|key, entry| {
+            let stays = !idle(entry) || !is_old(entry.last_used);
+            if !stays {
+                books.strike(&key.tenant, entry);
+            }
+            stays
         });
         self.evicted += (before - self.entries.len()) as u64;
+        // Whatever becomes idle later was used later than now.
+        let used = self.entries.values().filter(|entry| idle(entry)).map(|entry| entry.last_used);
+        self.oldest_use = Some(used.min().map_or(now, |used| used.min(now)));
     }
 
     /// A call of this session waits for a place.
@@ -166,6 +334,7 @@ impl SessionStore {
     fn set_use(&mut self, key: &SessionKey, doing: Use) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.doing = doing;
+            self.books.book(&key.tenant, entry);
         }
     }
 
@@ -174,12 +343,14 @@ impl SessionStore {
     /// too much; it will end.
     pub fn reserve(&mut self, key: &SessionKey, bytes: usize) -> bool {
         let max = self.limits.kv_bytes_max;
-        let runs = |entry: &Entry| matches!(entry.doing, Use::Running { .. });
-        if self.held_by_others(key, runs).saturating_add(bytes) > max {
+        let own = self.entries.get(key).map_or_else(Sum::default, |entry| entry.booked);
+        let others_run = self.books.all.running_bytes - own.running_bytes;
+        if others_run.saturating_add(bytes) > max {
             return false;
         }
-        while self.held_by_others(key, |_| true).saturating_add(bytes) > max {
-            if self.evict(|_, entry| entry.held_bytes() > 0).is_none() && !self.shed_waiting(key) {
+        while (self.books.all.held_bytes - own.held_bytes).saturating_add(bytes) > max {
+            let evicted = self.evict(|other, entry| other != key && entry.booked.held_bytes > 0);
+            if evicted.is_none() && !self.shed_waiting(key) {
                 return false;
             }
         }
@@ -187,31 +358,17 @@ impl SessionStore {
         true
     }
 
-    fn held_by_others(&self, key: &SessionKey, which: impl Fn(&Entry) -> bool) -> usize {
-        let others = self.entries.iter().filter(|(other, entry)| *other != key && which(entry));
-        others.map(|(_, entry)| entry.held_bytes()).sum()
-    }
-
     /// Evicts one idle session: of tenants over their share first, then the longest unused.
     fn evict(&mut self, may: impl Fn(&SessionKey, &Entry) -> bool) -> Option<()> {
-        let over = self.tenants_over_share();
+        let over = |tenant: &Tenant| self.books.of(tenant).held_bytes > self.limits.tenant_kv_bytes;
         let idle = self.entries.iter().filter(|(_, entry)| entry.doing == Use::Idle);
         let (key, _) = idle
             .filter(|(key, entry)| may(key, entry))
-            .min_by_key(|(key, entry)| (!over.contains(&key.tenant), entry.last_used, key.id))?;
+            .min_by_key(|(key, entry)| (!over(&key.tenant), entry.last_used, key.id))?;
         let key = key.clone();
-        self.entries.remove(&key);
+        self.remove(&key);
         self.evicted += 1;
         Some(())
-    }
-
-    fn tenants_over_share(&self) -> Vec<Tenant> {
-        let mut bytes: HashMap<&Tenant, usize> = HashMap::new();
-        for (key, entry) in &self.entries {
-            *bytes.entry(&key.tenant).or_default() += entry.held_bytes();
-        }
-        bytes.retain(|_, held| *held > self.limits.tenant_kv_bytes);
-        bytes.into_keys().cloned().collect()
     }
 
     /// Takes the KV, not the log, of the waiting session used last. False if none holds any.
@@ -219,10 +376,11 @@ impl SessionStore {
         let waiting = self.entries.iter_mut().filter(|(key, entry)| {
             *key != but && entry.doing == Use::Waiting && entry.session.kv_bytes() > 0
         });
-        let Some((_, entry)) = waiting.max_by_key(|(_, entry)| entry.last_used) else {
+        let Some((key, entry)) = waiting.max_by_key(|(_, entry)| entry.last_used) else {
             return false;
         };
         entry.session.keep_kv(0);
+        self.books.book(&key.tenant, entry);
         true
     }
 }
@@ -265,7 +423,7 @@ mod tests {
         /// Opens a session at a time, with a log and KV of so many pages.
         fn open(&mut self, key: &SessionKey, seconds: u64, pages: usize) {
             let now = self.at(seconds);
-            let session = self.store.open(key, KvCache::new(SHAPE), now).unwrap();
+            let mut session = self.store.open(key, KvCache::new(SHAPE), now).unwrap();
             let delta = vec![7; pages * PAGE_TOKENS];
             let fit = session.fit(0, prefix_hash(&[]), &delta).unwrap();
             session.admit(fit, &delta);
@@ -273,6 +431,7 @@ mod tests {
         }
 
         fn here(&self, keys: &[&SessionKey]) -> Vec<bool> {
+            assert!(self.store.adds_up(), "{:?}", self.store.books);
             keys.iter().map(|key| self.store.get(key).is_some()).collect()
         }
     }
@@ -366,5 +525,27 @@ mod tests {
         let kv = |key| bench.store.get(key).unwrap().kv_tokens() / PAGE_TOKENS;
         assert_eq!([kv(&a), kv(&b), kv(&c)], [1, 2, 0], "the log stays");
         assert_eq!(bench.store.get(&c).unwrap().log_tokens(), PAGE_TOKENS);
+    }
+
+    #[test]
+    fn sums_follow_every_change() {
+        let mut bench = Bench::new(9, 8);
+        let [a, b] = [key("a", 1), key("b", 1)];
+        bench.open(&a, 0, 2);
+        bench.open(&b, 0, 1);
+        assert_eq!(bench.store.kv_bytes(), 3 * PAGE_BYTES);
+        bench.store.with_caches(&[&b, &a], |caches| caches[0].append(PAGE_TOKENS));
+        assert_eq!(bench.store.kv_bytes(), 4 * PAGE_BYTES);
+        assert!(bench.store.reserve(&a, 5 * PAGE_BYTES));
+        assert_eq!(bench.store.running_bytes(&a.tenant), 5 * PAGE_BYTES);
+        assert_eq!(bench.store.most_of_a_tenant(), (1, 5 * PAGE_BYTES));
+        bench.store.get_mut(&a).unwrap().keep_kv(0);
+        assert!(bench.store.kv_bytes() < 4 * PAGE_BYTES && bench.store.adds_up());
+        bench.store.set_idle(&a, bench.at(1));
+        assert_eq!(bench.store.running_bytes(&a.tenant), 0);
+        bench.store.remove(&a);
+        bench.store.expire(bench.at(100));
+        assert_eq!((bench.store.kv_bytes(), bench.store.sessions()), (0, 0));
+        assert!(bench.store.adds_up() && bench.store.books.tenants.is_empty());
     }
 }

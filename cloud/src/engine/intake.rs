@@ -80,7 +80,7 @@ impl Engine {
     /// The number counts from here on, and what is in flight is over.
     fn take_number(&mut self, key: &SessionKey, new: Attempt, now: Instant) -> Result<(), Refusal> {
         let fresh = match self.store.get_mut(key) {
-            Some(session) => session.take_number(new),
+            Some(mut session) => session.take_number(new),
             None => new > Attempt::default(),
         };
         if !fresh {
@@ -125,7 +125,7 @@ impl Engine {
             let opened = self.store.open(key, self.model.new_cache(), now);
             opened.map_err(|_| full)?.take_number(request.attempt);
         }
-        if let Some(session) = self.store.get_mut(key) {
+        if let Some(mut session) = self.store.get_mut(key) {
             session.admit(fit, &request.delta);
             if request.max_tokens > 0 {
                 session.keep_kv(fit.length_tokens.saturating_sub(1));

@@ -1,12 +1,11 @@
 //! One step: the scheduler's plan becomes one forward pass, its logits become tokens. A fault ends
 //! the calls of the batch and nothing else.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use relay::call::{CloudToken, FinishReason};
-use relay_model::{KvCache, LanguageModel, Logits, LogitsWanted, ModelError, Row, sample};
+use relay_model::{LanguageModel, Logits, LogitsWanted, ModelError, Row, sample};
 
 use super::Engine;
 use crate::call::{Call, End, Phase};
@@ -161,7 +160,7 @@ impl Engine {
             }
         }
         let kept = part.kv_tokens + part.input.len() - logits.rows() + used_rows;
-        if let Some(session) = self.store.get_mut(&part.key) {
+        if let Some(mut session) = self.store.get_mut(&part.key) {
             session.keep_kv(kept);
         }
         if part.guess_tokens > 0 {
@@ -183,7 +182,7 @@ impl Engine {
         logits: &[f32],
         now: Instant,
     ) -> (Option<u32>, Option<FinishReason>) {
-        let (Some(call), Some(session)) =
+        let (Some(call), Some(mut session)) =
             (self.calls.get_mut(&part.number), self.store.get_mut(&part.key))
         else {
             debug_assert!(false, "a row of the batch has a call and a session");
@@ -229,7 +228,7 @@ impl Engine {
         self.note_fault();
         for part in parts {
             let empty = self.model.new_cache();
-            if let Some(session) = self.store.get_mut(&part.key) {
+            if let Some(mut session) = self.store.get_mut(&part.key) {
                 match fault {
                     BatchFault::Model(_) => session.keep_kv(part.kv_tokens),
                     BatchFault::Panic | BatchFault::Shape { .. } => session.replace_cache(empty),
@@ -246,22 +245,16 @@ fn forward(
     store: &mut SessionStore,
     parts: &[Part],
 ) -> Result<Vec<Logits>, BatchFault> {
-    let index: HashMap<&SessionKey, usize> =
-        parts.iter().enumerate().map(|(index, part)| (&part.key, index)).collect();
-    let mut caches: Vec<(usize, &mut KvCache)> = store
-        .iter_mut()
-        .filter_map(|(key, session)| Some((*index.get(key)?, session.cache_mut())))
-        .collect();
-    debug_assert_eq!(caches.len(), parts.len(), "each part has its own session");
-    caches.sort_unstable_by_key(|(index, _)| *index);
-    let mut rows: Vec<Row<'_>> = caches
-        .into_iter()
-        .filter_map(|(index, cache)| {
-            let part = parts.get(index)?;
-            Some(Row { tokens: &part.input, cache, logits: part.wanted })
-        })
-        .collect();
-    let logits = catch_unwind(AssertUnwindSafe(|| model.forward(&mut rows)));
+    let keys: Vec<&SessionKey> = parts.iter().map(|part| &part.key).collect();
+    let logits = store.with_caches(&keys, |caches| {
+        debug_assert_eq!(caches.len(), parts.len(), "each part has its own session");
+        let mut rows: Vec<Row<'_>> = caches
+            .iter_mut()
+            .zip(parts)
+            .map(|(cache, part)| Row { tokens: &part.input, cache, logits: part.wanted })
+            .collect();
+        catch_unwind(AssertUnwindSafe(|| model.forward(&mut rows)))
+    });
     let logits = logits.map_err(|_| BatchFault::Panic)??;
     let wanted: usize = parts.iter().map(Part::positions).sum();
     let given = logits.iter().map(Logits::rows).sum();
