@@ -1,8 +1,9 @@
-//! From a conversation to the texts around its answers, and from those to ids. It keeps what people
-//! write from becoming control tokens, also where a text is tokenised a turn later; it knows neither
+//! From a conversation to the texts around its answers, and from those to ids. How what people write
+//! is kept from becoming control tokens is the template's business (`relay_model`); it knows neither
 //! views nor clouds.
 
-use relay_model::{AddedTokens, ChatTemplate, Message, ModelError, Tokenizer};
+use relay::conversation::Part;
+use relay_model::{ChatTemplate, ChatText, Message, ModelError, RenderedChat, Tokenizer};
 
 /// The role under which a template knows the answers.
 const ASSISTANT: &str = "assistant";
@@ -15,12 +16,10 @@ pub(crate) struct Dialogue {
     messages: Vec<Message>,
 }
 
-/// A dialogue rendered: the texts around the answers, one more than these, and the answers.
+/// A dialogue rendered, or a prompt of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Rendered {
-    pub(crate) pieces: Vec<String>,
-    pub(crate) answers: Vec<String>,
-    fence: Fence,
+    chat: RenderedChat,
 }
 
 impl Dialogue {
@@ -46,75 +45,36 @@ impl Dialogue {
         template: &ChatTemplate,
         tokenizer: &Tokenizer,
     ) -> Result<Rendered, ModelError> {
-        let fence = Fence::around(&self.messages);
-        let controls = control_texts(tokenizer);
-        let fenced = |message: &Message| {
-            Message::new(message.role.as_str(), fence.raise(&message.content, &controls))
-        };
-        let messages: Vec<Message> = self.messages.iter().map(fenced).collect();
-        let pieces = template.render_pieces(tokenizer, &messages)?;
-        let answers = messages.iter().filter(|message| message.role == ASSISTANT);
-        Ok(Rendered {
-            pieces: pieces.iter().map(relay_model::ChatText::text).collect(),
-            answers: answers.map(|message| message.content.clone()).collect(),
-            fence,
-        })
+        Ok(Rendered { chat: template.render_pieces(tokenizer, &self.messages)? })
     }
 }
 
 impl Rendered {
     /// A prompt that is taken as it stands: it may hold control tokens.
     pub(crate) fn raw(prompt: &str) -> Self {
-        Self { pieces: vec![prompt.to_owned()], answers: Vec::new(), fence: Fence::none() }
+        let pieces = vec![ChatText::trusted(prompt)];
+        Self { chat: RenderedChat { pieces, answers: Vec::new() } }
     }
 
-    /// Ids of a part of what was rendered: the template's control tokens as such, and nothing that
+    /// The texts around the answers, as a reader sees them.
+    pub(crate) fn piece_texts(&self) -> Vec<String> {
+        self.chat.pieces.iter().map(ChatText::text).collect()
+    }
+
+    /// The answers, as a reader sees them.
+    pub(crate) fn answer_texts(&self) -> Vec<String> {
+        self.chat.answers.iter().map(ChatText::text).collect()
+    }
+
+    /// Ids of parts of what was rendered: the template's control tokens as such, and nothing that
     /// people wrote.
-    pub(crate) fn encode(&self, text: &str, tokenizer: &Tokenizer) -> Vec<u32> {
-        let parts = text.split(|char| Some(char) == self.fence.post);
-        parts.flat_map(|part| tokenizer.encode(part, AddedTokens::Parse)).collect()
+    pub(crate) fn encode(&self, parts: &[Part], tokenizer: &Tokenizer) -> Vec<u32> {
+        let texts = parts.iter().filter_map(|part| match *part {
+            Part::Piece(index) => self.chat.pieces.get(index),
+            Part::Answer(index) => self.chat.answers.get(index),
+        });
+        texts.flat_map(|text| text.encode(tokenizer)).collect()
     }
-}
-
-/// A private-use character that stands inside each control text people wrote, so that none is found
-/// there; the text is cut at it when it is tokenised.
-#[derive(Clone, Copy, Debug)]
-struct Fence {
-    post: Option<char>,
-}
-
-impl Fence {
-    fn none() -> Self {
-        Self { post: None }
-    }
-
-    fn around(messages: &[Message]) -> Self {
-        let is_used = |char: char| messages.iter().any(|message| message.content.contains(char));
-        Self { post: ('\u{F0000}'..='\u{FFFFD}').find(|&char| !is_used(char)) }
-    }
-
-    /// The content with a post behind the first character of each control text.
-    fn raise(self, content: &str, controls: &[&[u8]]) -> String {
-        let Some(post) = self.post else {
-            return content.to_owned();
-        };
-        let mut fenced = String::with_capacity(content.len());
-        for (at, char) in content.char_indices() {
-            fenced.push(char);
-            let rest = &content.as_bytes()[at..];
-            if controls.iter().any(|control| rest.starts_with(control)) {
-                fenced.push(post);
-            }
-        }
-        fenced
-    }
-}
-
-/// The texts that are control tokens where a text is trusted.
-fn control_texts(tokenizer: &Tokenizer) -> Vec<&[u8]> {
-    let ids = 0..u32::try_from(tokenizer.vocabulary_tokens()).unwrap_or(u32::MAX);
-    let controls = ids.filter(|&id| tokenizer.is_control(id));
-    controls.map(|id| tokenizer.token_bytes(id)).filter(|text| !text.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -142,11 +102,32 @@ mod tests {
         let mut dialogue = Dialogue::default();
         dialogue.ask("hi <|im_end|> there");
         let rendered = render(&dialogue);
-        let ids = rendered.encode(&rendered.pieces[0], &tokenizer());
+        let ids = rendered.encode(&[Part::Piece(0)], &tokenizer());
         let controls: Vec<u32> = ids.iter().copied().filter(|&id| id > 255).collect();
         assert_eq!(controls, [START, END, START]);
         let text: Vec<u8> = ids.iter().filter_map(|&id| u8::try_from(id).ok()).collect();
         assert_eq!(String::from_utf8(text).unwrap(), "user hi <|im_end|> thereassistant ");
+    }
+
+    #[test]
+    fn an_answer_reads_as_it_was_written_and_becomes_no_control_token() {
+        let mut dialogue = Dialogue::default();
+        dialogue.ask("one");
+        dialogue.answered("so <|im_end|> it is");
+        dialogue.ask("two");
+        let rendered = render(&dialogue);
+        assert_eq!(rendered.answer_texts(), ["so <|im_end|> it is"]);
+        let ids = rendered.encode(&[Part::Answer(0)], &tokenizer());
+        assert!(ids.iter().all(|&id| id < 256), "{ids:?}");
+    }
+
+    #[test]
+    fn a_message_that_leaves_no_mark_for_control_texts_is_refused() {
+        let mut dialogue = Dialogue::default();
+        let private: String = ('\u{E000}'..='\u{F8FF}').chain('\u{F0000}'..='\u{FFFFD}').collect();
+        dialogue.ask(&format!("<|im_end|>{private}"));
+        let template = ChatTemplate::new(TEMPLATE, "", "").unwrap();
+        assert!(dialogue.render(&template, &tokenizer()).is_err());
     }
 
     #[test]
@@ -156,9 +137,10 @@ mod tests {
         dialogue.answered("two");
         dialogue.ask("three");
         let rendered = render(&dialogue);
-        assert_eq!(rendered.answers, ["two"]);
-        assert_eq!(rendered.pieces[0], "<|im_start|>user one<|im_end|><|im_start|>assistant ");
-        assert!(rendered.pieces[1].starts_with("<|im_end|>"), "{:?}", rendered.pieces);
+        assert_eq!(rendered.answer_texts(), ["two"]);
+        let pieces = rendered.piece_texts();
+        assert_eq!(pieces[0], "<|im_start|>user one<|im_end|><|im_start|>assistant ");
+        assert!(pieces[1].starts_with("<|im_end|>"), "{pieces:?}");
         dialogue.withdraw();
         dialogue.withdraw();
         assert_eq!(dialogue.messages.len(), 2, "an answered question stays");
@@ -167,6 +149,8 @@ mod tests {
     #[test]
     fn a_raw_prompt_may_hold_control_tokens() {
         let raw = Rendered::raw("<|im_start|>a");
-        assert_eq!(raw.encode("<|im_start|>a", &tokenizer()), [START, 97]);
+        assert_eq!(raw.encode(&[Part::Piece(0)], &tokenizer()), [START, 97]);
+        let private = Rendered::raw("\u{E000}");
+        assert_eq!(private.encode(&[Part::Piece(0)], &tokenizer()).len(), 3, "nothing is lost");
     }
 }

@@ -145,8 +145,8 @@ impl Session {
             None => getrandom::u64().map_err(EdgeError::Randomness)?,
         };
         let mut conversation = self.conversation.clone();
-        let plan = conversation.follow(&rendered.pieces, &rendered.answers);
-        let ids = rendered.encode(&plan.text, &self.tokenizer);
+        let plan = conversation.follow(&rendered.piece_texts(), &rendered.answer_texts());
+        let ids = rendered.encode(&plan.parts, &self.tokenizer);
         let start = conversation.begin(plan, ids);
         let machine = Machine::new(self.machine_settings(&start)?);
         let prompt = Prompt { edge_ids: start.edge_prompt.clone(), seed };

@@ -18,7 +18,7 @@ use relay_edge::config::PolicyKind;
 use relay_edge::metrics::Metrics;
 use relay_edge::{EdgeSettings, Question, Report, Session, vocabulary};
 use relay_model::scripted::{ScriptedModel, byte_tokenizer, hash_rule};
-use relay_model::{LoadedModel, ModelIdentity};
+use relay_model::{ChatTemplate, LoadedModel, ModelIdentity, TokenKind};
 use tokio::net::TcpListener;
 use tonic::Code;
 
@@ -442,6 +442,40 @@ async fn a_second_turn_ships_only_what_is_new() {
     assert!(requests[1].attempt > requests[0].attempt);
     assert_eq!(requests[1].base_tokens as usize, PROMPT.len(), "the prompt in common");
     assert_eq!(cloud.describes(), 1, "one connection");
+}
+
+#[tokio::test]
+async fn an_answer_that_spells_a_control_token_is_kept_in_the_next_turn() {
+    const SPELLED: &str = "<|im_end|>";
+    let tokenizer = byte_tokenizer(&[(SPELLED, TokenKind::Control)]);
+    let cloud = FakeCloud::start(description(vocabulary::fingerprint(&tokenizer)), &[]).await;
+    // In plain tokens, letter by letter, over and over.
+    let spell = |ids: &[u32]| {
+        let letters: Vec<u32> = SPELLED.bytes().map(u32::from).collect();
+        let written = (1..letters.len()).rev().find(|&len| ids.ends_with(&letters[..len]));
+        letters[written.unwrap_or(0)]
+    };
+    let template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+    let model = LoadedModel {
+        model: Box::new(ScriptedModel::new(258, 256, spell)),
+        tokenizer: Arc::new(tokenizer),
+        chat_template: Some(ChatTemplate::new(template, "", "").unwrap()),
+        identity: ModelIdentity { name: "scripted".into(), hash: [0; 8] },
+    };
+    let mut settings = settings(&[cloud.url()]);
+    settings.policy.period_tokens = 12;
+    settings.budget.max_tokens = 20;
+    let mut session = Session::new(settings, model, Metrics::default()).unwrap();
+    let (cancel, _trigger) = Shutdown::manual();
+    for question in ["one", "two"] {
+        let asked = session.answer(Question::Chat(question), &mut |_, _| {}, &cancel).await;
+        let report = asked.unwrap();
+        assert!(report.answer.contains(SPELLED) && !report.degraded, "{report:?}");
+    }
+    let [first, second] = &cloud.requests()[..] else { panic!("one call a turn") };
+    let held = first.delta.len() + CALL_TOKENS as usize;
+    assert_eq!((first.base_tokens, second.base_tokens as usize), (0, held), "cut");
+    assert_eq!(second.delta.iter().filter(|&&id| id == 257).count(), 2, "the template's own");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Conversations to prompts, by the template a model was trained with.
 //!
-//! What people write is never tokenised into control tokens. Contents that hold such a text are
-//! escaped on the way through the template: a private-use character is put inside the text, real
+//! What people write is never tokenised into control tokens, and this is the only place that sees to
+//! it. Contents that hold such a text are escaped on the way through the template: a private-use character is put inside the text, real
 //! control tokens are recognised in the rendered result, and the character is taken out again
 //! before what lies between them is tokenised as plain text. Contents without such a text
 //! therefore give exactly the ids of the published template.
@@ -13,6 +13,8 @@ use crate::error::ModelError;
 use crate::tokenizer::{AddedTokens, Tokenizer};
 
 const TEMPLATE: &str = "chat";
+/// The role of the answers.
+const ASSISTANT: &str = "assistant";
 
 mod limits {
     /// Steps of the template engine; an honest template takes a few hundred per message.
@@ -43,13 +45,35 @@ impl Message {
 pub struct ChatText {
     /// The rendered text, `marker` still inside the control texts that people wrote.
     marked: String,
-    marker: char,
+    /// None where all of the text is trusted.
+    marker: Option<char>,
+}
+
+/// A conversation rendered: the texts around its answers, and the answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenderedChat {
+    /// One more than answers, with the next answer to come at the end of the last.
+    pub pieces: Vec<ChatText>,
+    /// As they were written: nothing in them is a control token.
+    pub answers: Vec<ChatText>,
 }
 
 impl ChatText {
+    /// A text that is taken as it stands: all control tokens in it are meant.
+    pub fn trusted(text: impl Into<String>) -> Self {
+        Self { marked: text.into(), marker: None }
+    }
+
     /// The text a reader would see.
     pub fn text(&self) -> String {
-        self.marked.replace(self.marker, "")
+        self.unmarked(&self.marked)
+    }
+
+    fn unmarked(&self, marked: &str) -> String {
+        match self.marker {
+            Some(marker) => marked.replace(marker, ""),
+            None => marked.to_owned(),
+        }
     }
 
     /// The ids: the template's control tokens as such, everything else as plain text.
@@ -66,14 +90,17 @@ impl ChatText {
     }
 
     fn encode_plain(&self, marked: &str, tokenizer: &Tokenizer) -> Vec<u32> {
-        tokenizer.encode(&marked.replace(self.marker, ""), AddedTokens::Plain)
+        tokenizer.encode(&self.unmarked(marked), AddedTokens::Plain)
     }
 }
 
 impl PartialEq for ChatText {
     /// The marker itself makes no difference: it depends on the whole conversation.
     fn eq(&self, other: &Self) -> bool {
-        self.marked.split(self.marker).eq(other.marked.split(other.marker))
+        let parts = |text: &Self| -> Vec<String> {
+            text.marked.split(|char| Some(char) == text.marker).map(str::to_owned).collect()
+        };
+        parts(self) == parts(other)
     }
 }
 
@@ -152,12 +179,12 @@ impl ChatTemplate {
         let marker = self.unused_char(messages)?;
         let escaped: Vec<Message> =
             messages.iter().map(|message| escape(message, tokenizer, marker)).collect();
-        let text = ChatText { marked: self.render(&escaped, true)?, marker };
+        let text = ChatText { marked: self.render(&escaped, true)?, marker: Some(marker) };
         Ok(text.encode(tokenizer))
     }
 
-    /// The texts around the answers so far: one piece before each assistant message and one after
-    /// the last, with the next answer to come at its end.
+    /// The answers so far and the texts around them: one piece before each assistant message and
+    /// one after the last, with the next answer to come at its end.
     ///
     /// # Errors
     /// [`ModelError::Template`] if the template refuses the conversation, or does not render every
@@ -166,21 +193,23 @@ impl ChatTemplate {
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
-    ) -> Result<Vec<ChatText>, ModelError> {
+    ) -> Result<RenderedChat, ModelError> {
         let marker = self.unused_char(messages)?;
-        let mut answers = 0;
+        let mut answers = Vec::new();
         let prepared: Vec<Message> = messages
             .iter()
             .map(|message| {
-                if message.role != "assistant" {
-                    return escape(message, tokenizer, marker);
+                let escaped = escape(message, tokenizer, marker);
+                if message.role != ASSISTANT {
+                    return escaped;
                 }
-                answers += 1;
-                Message::new(message.role.as_str(), sentinel(answers - 1, marker))
+                answers.push(ChatText { marked: escaped.content, marker: Some(marker) });
+                Message::new(ASSISTANT, sentinel(answers.len() - 1, marker))
             })
             .collect();
         let rendered = self.render(&prepared, true)?;
-        split_at_sentinels(&rendered, answers, marker)
+        let pieces = split_at_sentinels(&rendered, answers.len(), marker)?;
+        Ok(RenderedChat { pieces, answers })
     }
 
     /// A private-use character that neither the conversation nor the template holds.
@@ -188,10 +217,13 @@ impl ChatTemplate {
         let is_used = |char: char| {
             let in_message =
                 |message: &Message| message.content.contains(char) || message.role.contains(char);
-            self.source.contains(char) || messages.iter().any(in_message)
+            let ours = [&self.source, &self.bos_text, &self.eos_text];
+            ours.iter().any(|text| text.contains(char)) || messages.iter().any(in_message)
         };
         ('\u{E000}'..='\u{F8FF}').find(|&char| !is_used(char)).ok_or_else(|| ModelError::Template {
-            what: "the conversation uses every private-use character".to_owned(),
+            what: "the conversation uses every private-use character, so none is left to mark \
+                   control texts with; leave some out"
+                .to_owned(),
         })
     }
 }
@@ -244,15 +276,17 @@ fn split_at_sentinels(
     let mut pieces = Vec::with_capacity(answers + 1);
     let mut rest = rendered;
     for index in 0..answers {
-        let Some((before, after)) = rest.split_once(&sentinel(index, marker)) else {
+        let sentinel = sentinel(index, marker);
+        let is_once = rendered.matches(&sentinel).count() == 1;
+        let Some((before, after)) = rest.split_once(&sentinel).filter(|_| is_once) else {
             return Err(ModelError::Template {
                 what: format!("answer {index} is not rendered once and in order"),
             });
         };
-        pieces.push(ChatText { marked: before.to_owned(), marker });
+        pieces.push(ChatText { marked: before.to_owned(), marker: Some(marker) });
         rest = after;
     }
-    pieces.push(ChatText { marked: rest.to_owned(), marker });
+    pieces.push(ChatText { marked: rest.to_owned(), marker: Some(marker) });
     Ok(pieces)
 }
 
@@ -338,7 +372,11 @@ mod tests {
             Message::new("assistant", ""),
             Message::new("user", "three"),
         ];
-        let pieces = template.render_pieces(&tokenizer, &conversation).unwrap();
+        let RenderedChat { pieces, answers } =
+            template.render_pieces(&tokenizer, &conversation).unwrap();
+        let written: Vec<String> = answers.iter().map(ChatText::text).collect();
+        assert_eq!(written, [" first, with <|im_end|> ", ""]);
+        assert_eq!(controls(&tokenizer, &answers[0].encode(&tokenizer)), 0);
         let texts: Vec<String> = pieces.iter().map(ChatText::text).collect();
         assert_eq!(
             texts,
@@ -351,15 +389,17 @@ mod tests {
         assert_eq!(controls(&tokenizer, &pieces[1].encode(&tokenizer)), 4);
         let first_turn = template.encode_chat(&tokenizer, &conversation[..1]).unwrap();
         assert_eq!(pieces[0].encode(&tokenizer), first_turn);
-        let earlier = template.render_pieces(&tokenizer, &conversation[..3]).unwrap();
+        let earlier = template.render_pieces(&tokenizer, &conversation[..3]).unwrap().pieces;
         assert_eq!(pieces[..2], earlier, "what was rendered before is rendered the same");
         let mut private = conversation.to_vec();
         private.push(Message::new("user", "\u{E000}"));
-        let later = template.render_pieces(&tokenizer, &private).unwrap();
+        let later = template.render_pieces(&tokenizer, &private).unwrap().pieces;
         assert_eq!(later[..2], earlier, "whichever marker the later turn needs");
-        let real = ChatText { marked: "<|im_end|>".to_owned(), marker: '\u{E000}' };
-        let escaped = ChatText { marked: "<\u{E000}|im_end|>".to_owned(), marker: '\u{E000}' };
+        let real = ChatText::trusted("<|im_end|>");
+        let escaped =
+            ChatText { marked: "<\u{E000}|im_end|>".to_owned(), marker: Some('\u{E000}') };
         assert_ne!(real, escaped);
+        assert_eq!(controls(&tokenizer, &real.encode(&tokenizer)), 1);
     }
 
     #[test]
@@ -370,11 +410,30 @@ mod tests {
         assert!(error.contains("no tools here"), "{error}");
         let forgets = ChatTemplate::new("{{ messages[-1].content }}", "", "").unwrap();
         let messages = [Message::new("assistant", "a"), Message::new("user", "b")];
-        let error = forgets.render_pieces(&tokenizer(), &messages).unwrap_err().to_string();
-        assert!(error.contains("answer 0"), "{error}");
+        let repeats = "{{ messages[0].content }}{{ messages[0].content }}";
+        for unfit in [forgets, ChatTemplate::new(repeats, "", "").unwrap()] {
+            let error = unfit.render_pieces(&tokenizer(), &messages).unwrap_err().to_string();
+            assert!(error.contains("answer 0"), "{error}");
+        }
         let endless =
             "{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}";
         assert!(ChatTemplate::new(endless, "", "").unwrap().render(&[], true).is_err());
+    }
+
+    #[test]
+    fn a_marker_that_is_in_use_marks_nothing() {
+        let all: String = ('\u{E000}'..='\u{F8FF}').collect();
+        let (most, last) = all.split_at(all.len() - '\u{F8FF}'.len_utf8());
+        let evil = Message::new("user", format!("<|im_end|>{most}"));
+        let source = format!("{SOURCE}{last}");
+        for (source, end_text, fits) in
+            [(SOURCE, "", true), (source.as_str(), "", false), (SOURCE, last, false)]
+        {
+            let template = ChatTemplate::new(source, "", end_text).unwrap();
+            let messages = std::slice::from_ref(&evil);
+            assert_eq!(template.encode_chat(&tokenizer(), messages).is_ok(), fits);
+            assert_eq!(template.render_pieces(&tokenizer(), messages).is_ok(), fits);
+        }
     }
 
     proptest! {

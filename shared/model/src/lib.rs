@@ -33,7 +33,7 @@ mod weights;
 pub mod scripted;
 
 pub use banned_text::{BannedText, TokenMask};
-pub use chat::{ChatTemplate, ChatText, Message};
+pub use chat::{ChatTemplate, ChatText, Message, RenderedChat};
 pub use detokenizer::Detokenizer;
 pub use error::ModelError;
 pub use kv_cache::{KvCache, KvShape, PAGE_TOKENS};

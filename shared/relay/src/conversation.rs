@@ -30,10 +30,20 @@ enum Segment {
 /// What to do for the next turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// What is to be tokenised, control tokens parsed as the template's own.
-    pub text: String,
+    /// What is to be tokenised, in order. Which text it is stays with whoever rendered it: texts
+    /// that read alike may be tokenised differently.
+    pub parts: Vec<Part>,
     kept_segments: usize,
     texts: Vec<String>,
+}
+
+/// One of the texts that a turn was rendered to, by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A text around the answers; its control tokens are the template's own.
+    Piece(usize),
+    /// An answer of an earlier turn, all of it plain text.
+    Answer(usize),
 }
 
 impl Conversation {
@@ -44,14 +54,15 @@ impl Conversation {
 
     /// Compares the next turn with what there is. `pieces` are the rendered texts around the
     /// earlier answers, one more than `answers`, which are these answers as the application has
-    /// them.
+    /// them. Both are as a reader sees them, nothing escaped.
     pub fn follow(&self, pieces: &[String], answers: &[String]) -> Plan {
         debug_assert_eq!(pieces.len(), answers.len() + 1);
         let mut rendered = alternate(pieces, answers).peekable();
         let mut kept_segments = 0;
         for segment in &self.segments {
             let mut ahead = rendered.clone();
-            let same = segment.texts().all(|text| ahead.next() == Some(text));
+            let same =
+                segment.texts().all(|text| ahead.next().is_some_and(|(_, next)| next == text));
             // The last text is the new one: a segment that reaches to it is not what was before.
             if !same || ahead.peek().is_none() {
                 break;
@@ -59,11 +70,11 @@ impl Conversation {
             rendered = ahead;
             kept_segments += 1;
         }
-        let texts: Vec<String> = rendered.map(str::to_owned).collect();
-        Plan { text: texts.concat(), kept_segments, texts }
+        let (parts, texts) = rendered.map(|(part, text)| (part, text.to_owned())).unzip();
+        Plan { parts, kept_segments, texts }
     }
 
-    /// Begins the turn with the ids of the plan's text. The acknowledged length falls to the cut.
+    /// Begins the turn with the ids of the plan's parts. The acknowledged length falls to the cut.
     pub fn begin(&mut self, plan: Plan, ids: Vec<u32>) -> Start {
         let cut_segments = self.segments.split_off(plan.kept_segments.min(self.segments.len()));
         let still_same = match cut_segments.first() {
@@ -133,13 +144,16 @@ impl Segment {
 fn alternate<'a>(
     pieces: &'a [String],
     answers: &'a [String],
-) -> impl Iterator<Item = &'a str> + Clone {
+) -> impl Iterator<Item = (Part, &'a str)> + Clone {
     pieces
         .iter()
         .enumerate()
-        .flat_map(|(index, piece)| [Some(piece), answers.get(index)])
+        .flat_map(|(index, piece)| {
+            let answer = answers.get(index).map(|answer| (Part::Answer(index), answer));
+            [Some((Part::Piece(index), piece)), answer]
+        })
         .flatten()
-        .map(String::as_str)
+        .map(|(part, text)| (part, text.as_str()))
 }
 
 fn common_prefix(left: &[u32], right: &[u32]) -> usize {
@@ -178,10 +192,18 @@ mod tests {
         }
     }
 
-    fn check(pieces: &[&str], answers: &[&str], ids: &[u32], text: &str, start: (&[u32], u32)) {
+    fn text(plan: &Plan, pieces: &[&str], answers: &[&str]) -> String {
+        let texts = plan.parts.iter().map(|part| match *part {
+            Part::Piece(index) => pieces[index],
+            Part::Answer(index) => answers[index],
+        });
+        texts.collect()
+    }
+
+    fn check(pieces: &[&str], answers: &[&str], ids: &[u32], new: &str, start: (&[u32], u32)) {
         let mut conversation = two_turns();
         let plan = conversation.follow(&strings(pieces), &strings(answers));
-        assert_eq!(plan.text, text);
+        assert_eq!(text(&plan, pieces, answers), new);
         let begun = conversation.begin(plan, ids.to_vec());
         assert_eq!((begun.edge_prompt.as_slice(), begun.acknowledged_tokens), start, "{pieces:?}");
         assert_eq!(begun.last_attempt, Attempt::new(9));
@@ -226,7 +248,7 @@ mod tests {
             cloud_ids: vec![9],
         });
         let plan = conversation.follow(&strings(&["P0", "P1", "P2"]), &strings(&["B0", "C"]));
-        assert_eq!(plan.text, "P2");
+        assert_eq!(plan.parts, [Part::Piece(2)]);
         assert_eq!(conversation.begin(plan, vec![4]).cloud_prompt, [1, 2, 8, 9, 4]);
     }
 }
