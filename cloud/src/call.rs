@@ -80,6 +80,8 @@ pub struct Call {
     pub key: SessionKey,
     /// Waiting or running.
     pub phase: Phase,
+    /// How many younger calls were given a place while its bytes did not fit.
+    pub passed: u32,
     max_tokens: u32,
     produced_tokens: u32,
     draft: Vec<u32>,
@@ -117,6 +119,7 @@ impl Call {
             number,
             key,
             phase: Phase::Waiting,
+            passed: 0,
             max_tokens: request.max_tokens,
             produced_tokens: 0,
             draft: request.draft,

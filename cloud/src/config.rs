@@ -61,7 +61,9 @@ pub struct CloudSettings {
     pub calls_max: u32,
     /// Most calls that wait for a place in the batch.
     pub queue_calls_max: u32,
-    /// How much of calls, queue, sessions and KV one tenant may have while others want it.
+    /// The share of places, queue, sessions and connections that one tenant may have, always; and
+    /// of the KV of running calls while another tenant waits. Beyond it a tenant's unused sessions
+    /// are the first to go.
     pub tenant_share_percent: u32,
     /// Largest n.
     pub call_tokens_max: u32,

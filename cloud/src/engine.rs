@@ -43,6 +43,8 @@ mod limits {
     pub(super) const COMMANDS_MAX: usize = 1024;
     /// How often an idle engine looks for sessions to expire.
     pub(super) const IDLE_TURN: Duration = Duration::from_millis(500);
+    /// How often a call whose bytes do not fit is passed by younger ones before they wait for it.
+    pub(super) const PASSED_MAX: u32 = 16;
     /// So many failed steps in a row, and the daemon says that it needs a restart.
     pub(super) const FAULTS_IN_A_ROW_MAX: u32 = 3;
 }
@@ -101,6 +103,32 @@ pub struct Engine {
     drain_until: Option<Instant>,
     drained: watch::Sender<bool>,
     stopped: bool,
+}
+
+/// Whether a call could be given a place, and how often it was passed if not.
+enum Start {
+    Runs,
+    /// What runs holds too much.
+    NoBytes {
+        passed: u32,
+    },
+    /// Its tenant would run over its share of bytes while another waits.
+    OverShare {
+        passed: u32,
+    },
+}
+
+/// Who gets no place in this turn.
+#[derive(Default)]
+struct HeldBack {
+    calls: Vec<u64>,
+    tenants: Vec<Tenant>,
+}
+
+impl HeldBack {
+    fn holds(&self, call: &Call) -> bool {
+        self.calls.contains(&call.number) || self.tenants.contains(&call.key.tenant)
+    }
 }
 
 impl fmt::Debug for Engine {
@@ -212,26 +240,73 @@ impl Engine {
         }
     }
 
-    /// Gives free places away, as far as the bytes of KV reach.
+    /// Gives free places away, as far as the bytes of KV reach. A call whose bytes do not fit lets
+    /// others pass, so many times; then those behind it wait for it.
     fn give_places(&mut self) {
-        while let Some(number) = self.next_to_run() {
-            let Some(call) = self.calls.get_mut(&number) else { return };
-            let log_tokens = self.store.get(&call.key).map_or(0, Session::log_tokens);
-            let tokens = (log_tokens + call.tokens_left() as usize).min(self.context_tokens);
-            let bytes = kv_bytes(tokens, self.model.shape().kv_bytes_per_token);
-            if !self.store.reserve(&call.key, bytes) {
-                return;
+        let mut held_back = HeldBack::default();
+        while let Some(number) = self.next_to_run(&held_back) {
+            let Some(call) = self.calls.get(&number) else { return };
+            let tenant = Arc::clone(&call.key.tenant);
+            match self.start(number) {
+                Start::Runs => self.note_passed(number, &held_back),
+                Start::NoBytes { passed } if passed >= limits::PASSED_MAX => return,
+                Start::OverShare { passed } if passed >= limits::PASSED_MAX => {
+                    held_back.tenants.push(tenant);
+                }
+                Start::NoBytes { .. } | Start::OverShare { .. } => held_back.calls.push(number),
             }
-            call.phase = Phase::Running { served_step: self.steps_made };
         }
     }
 
-    fn next_to_run(&self) -> Option<u64> {
+    fn start(&mut self, number: u64) -> Start {
+        let bytes = self.bytes_wanted(number);
+        let waiting_tenants: Vec<&Tenant> = self
+            .calls
+            .values()
+            .filter(|call| !call.is_running())
+            .map(|call| &call.key.tenant)
+            .collect();
+        let Some(call) = self.calls.get(&number) else { return Start::Runs };
+        let (tenant, passed) = (&call.key.tenant, call.passed);
+        let others_wait = waiting_tenants.iter().any(|other| *other != tenant);
+        let running = self.store.running_bytes(tenant);
+        let over_share = running.saturating_add(bytes) > self.limits.store.tenant_kv_bytes;
+        if others_wait && running > 0 && over_share {
+            return Start::OverShare { passed };
+        }
+        if !self.store.reserve(&call.key, bytes) {
+            return Start::NoBytes { passed };
+        }
+        if let Some(call) = self.calls.get_mut(&number) {
+            call.phase = Phase::Running { served_step: self.steps_made };
+        }
+        Start::Runs
+    }
+
+    /// Bytes that a call will have taken by its end.
+    fn bytes_wanted(&self, number: u64) -> usize {
+        let Some(call) = self.calls.get(&number) else { return 0 };
+        let log_tokens = self.store.get(&call.key).map_or(0, Session::log_tokens);
+        let tokens = (log_tokens + call.tokens_left() as usize).min(self.context_tokens);
+        kv_bytes(tokens, self.model.shape().kv_bytes_per_token)
+    }
+
+    /// Calls that were held back and are older than the one that runs now were passed once more.
+    fn note_passed(&mut self, runs: u64, held_back: &HeldBack) {
+        for number in held_back.calls.iter().filter(|number| **number < runs) {
+            if let Some(call) = self.calls.get_mut(number) {
+                call.passed += 1;
+            }
+        }
+    }
+
+    fn next_to_run(&self, held_back: &HeldBack) -> Option<u64> {
         let (running, waiting): (Vec<&Call>, Vec<&Call>) =
             self.calls.values().partition(|call| call.is_running());
         let running: Vec<&str> = running.iter().map(|call| &*call.key.tenant).collect();
         let waiting: Vec<Waiting<'_>> = waiting
             .iter()
+            .filter(|call| !held_back.holds(call))
             .map(|call| Waiting { call: call.number, tenant: &call.key.tenant })
             .collect();
         let CallPlaces { calls_max, tenant_calls_max, .. } = self.limits.places;

@@ -37,7 +37,8 @@ pub struct StoreLimits {
     pub tenant_sessions_max: usize,
     /// Most bytes of KV, reservations of running calls included.
     pub kv_bytes_max: usize,
-    /// Above this many bytes a tenant's sessions are the first to go.
+    /// Above this many bytes a tenant's sessions are the first to go, and while another tenant
+    /// waits no call of it starts beside one that runs.
     pub tenant_kv_bytes: usize,
     /// How long an unused session stays.
     pub ttl: Duration,

@@ -57,6 +57,70 @@ fn a_tenant_has_its_share_of_places_while_another_waits() {
     assert_eq!((served(&mut of_a), served(&mut of_b)), (2, 2));
 }
 
+/// Pages of KV: 32 tokens of 16 bytes each.
+fn of_pages(pages: u64) -> CloudSettings {
+    CloudSettings { kv_bytes_max: pages * 32 * 16, ..small() }
+}
+
+#[test]
+fn promise_4_isolation_running_calls_keep_to_their_tenants_share_of_kv() {
+    // Four pages, two of them a's share; each call of a takes two.
+    let mut bench = Bench::with(&of_pages(4), rule());
+    let long = |id| of_session(id, bench.request(1, 0, &text(40), 8));
+    let mut of_a: Vec<_> = [1, 2].map(|id| bench.open("a", long(id))).into();
+    let mut of_b = bench.open("b", of_session(1, bench.request(1, 0, &text(3), 8)));
+    let told = bench.finish(&mut of_b);
+    assert_eq!(told.finished, Some(FinishReason::Length));
+    assert_eq!(read(&mut of_a[1]).tokens.len(), 0, "b waited: only one call of a ran beside it");
+    assert_eq!(bench.finish(&mut of_a[0]).finished, Some(FinishReason::Length));
+    assert_eq!(bench.finish(&mut of_a[1]).finished, Some(FinishReason::Length));
+}
+
+#[test]
+fn a_tenant_that_waits_alone_may_run_over_its_share_of_kv() {
+    let mut bench = Bench::with(&of_pages(4), rule());
+    let mut first = bench.open("a", of_session(1, bench.request(1, 0, &text(40), 8)));
+    let mut second = bench.open("a", of_session(2, bench.request(1, 0, &text(3), 8)));
+    bench.engine.turn();
+    bench.engine.turn();
+    bench.engine.turn();
+    assert_eq!((read(&mut first).finished, read(&mut second).tokens.is_empty()), (None, false));
+}
+
+#[test]
+fn a_call_that_does_not_fit_lets_others_pass_but_not_for_ever() {
+    let settings = CloudSettings { insecure: true, calls_max: 3, ..of_pages(3) };
+    let mut bench = Bench::with(&settings, rule());
+    // The first takes one page for long, the second wants all three.
+    let prompt = text(3);
+    let mut first = bench.open("a", of_session(1, bench.request(1, 0, &prompt, 16)));
+    let mut big = bench.open("a", of_session(2, bench.request(1, 0, &text(90), 4)));
+    let mut passed = 0;
+    let mut told = Told::default();
+    // Small calls without end; each is at most two steps long, so a page is never free for long.
+    let mut small = std::collections::VecDeque::new();
+    for number in 0..200_u64 {
+        let id = 3 + u8::try_from(number % 4).unwrap();
+        let attempt = 1 + number;
+        let request = of_session(id, bench.request(attempt, 0, &prompt, 2));
+        small.push_back(bench.open("a", request));
+        bench.engine.turn();
+        told.read(&mut big);
+        if !told.tokens.is_empty() {
+            break;
+        }
+        small.retain_mut(|events| {
+            let ended = read(events).finished == Some(FinishReason::Length);
+            passed += u32::from(ended);
+            !ended
+        });
+    }
+    assert!(passed >= 3, "others ran meanwhile: {passed}");
+    assert!(passed <= 24, "the big call was passed {passed} times");
+    assert!(!told.tokens.is_empty(), "the big call ran");
+    assert_eq!(read(&mut first).finished, Some(FinishReason::Length));
+}
+
 #[test]
 fn an_attempt_that_supersedes_takes_the_place_of_the_old_one() {
     let mut bench = Bench::new();
