@@ -32,14 +32,14 @@ use crate::scheduler::{Places, StepLimits, Turns, Waiting, next_to_run};
 use crate::session::Session;
 use crate::store::{SessionKey, SessionStore, StoreLimits, Tenant};
 
-use handle::Command;
 pub use handle::EngineHandle;
+use handle::{Command, Orders};
 
 mod limits {
     use std::time::Duration;
 
-    /// Commands between service and engine: attempts, forgets and the drain. A full channel
-    /// refuses with `overloaded`; the engine empties it each turn.
+    /// Commands between service and engine: attempts and forgets. A full channel refuses with
+    /// `overloaded`; the engine empties it each turn. Drain and stop do not pass through it.
     pub(super) const COMMANDS_MAX: usize = 1024;
     /// How often an idle engine looks for sessions to expire.
     pub(super) const IDLE_TURN: Duration = Duration::from_millis(500);
@@ -100,9 +100,8 @@ pub struct Engine {
     steps_made: u64,
     rates: Rates,
     faults_in_a_row: u32,
-    drain_until: Option<Instant>,
+    orders: watch::Receiver<Orders>,
     drained: watch::Sender<bool>,
-    stopped: bool,
 }
 
 /// Whether a call could be given a place, and how often it was passed if not.
@@ -146,8 +145,9 @@ impl Engine {
         let vocabulary_tokens =
             parts.model.shape().vocabulary_tokens.min(parts.tokenizer.vocabulary_tokens());
         let (drained, watch_drained) = watch::channel(false);
+        let (order, orders) = watch::channel(Orders::default());
         set_limits(&parts);
-        let handle = EngineHandle::new(&parts, vocabulary_tokens, sender, watch_drained);
+        let handle = EngineHandle::new(&parts, vocabulary_tokens, (sender, order), watch_drained);
         let engine = Self {
             masked: never_drawn(&parts),
             context_tokens: parts.description.context_tokens as usize,
@@ -166,23 +166,22 @@ impl Engine {
             steps_made: 0,
             rates: Rates::default(),
             faults_in_a_row: 0,
-            drain_until: None,
+            orders,
             drained,
-            stopped: false,
         };
         (engine, handle)
     }
 
     /// Runs until it is told to stop, or nobody is left who could bring a call.
     pub fn run(mut self) {
-        while !self.stopped {
+        while !self.orders.borrow().stop {
             if self.turn() {
                 continue;
             }
             match self.inbox.recv_timeout(limits::IDLE_TURN) {
                 Ok(command) => self.obey(command),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.stopped = true,
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         tracing::info!(steps = self.steps_made, "engine stops");
@@ -211,15 +210,18 @@ impl Engine {
                 // Whoever asked may be gone; the session is too.
                 let _ = done.send(());
             }
-            Command::Drain { until } => self.drain_until = Some(until),
-            Command::Stop => self.stopped = true,
+            Command::Wake => {}
         }
+    }
+
+    fn drain_until(&self) -> Option<Instant> {
+        self.orders.borrow().drain_until
     }
 
     /// Ends what nobody reads, what has no time left and, past the drain's limit, everything.
     fn reap(&mut self, now: Instant) {
         let step = self.rates.pace(now).step.unwrap_or_default();
-        let drain_over = self.drain_until.is_some_and(|until| now >= until);
+        let drain_over = self.drain_until().is_some_and(|until| now >= until);
         let over = |call: &Call| {
             let left = call.time_left(now);
             if call.is_gone() {
@@ -364,7 +366,7 @@ impl Engine {
         self.metrics.set_used(Bound::KvBytes, kv_bytes);
         let evicted = self.store.evicted() - self.metrics.evicted_sessions.get();
         self.metrics.evicted_sessions.inc_by(evicted);
-        if self.drain_until.is_some() && self.calls.is_empty() {
+        if self.drain_until().is_some() && self.calls.is_empty() {
             self.drained.send_replace(true);
         }
     }

@@ -24,9 +24,12 @@ pub enum CallError {
     /// The weights are not there yet.
     #[error("the model is loading; use another endpoint, or come back in a few seconds")]
     Loading,
-    /// The engine is gone, or too busy to listen.
+    /// The engine is gone.
     #[error("the engine takes no calls now; use another endpoint, or come back later")]
     EngineAway,
+    /// A full channel kept a session from being forgotten; calls are refused as `overloaded` then.
+    #[error("the session is not forgotten yet, the engine is busy; ask again in a second")]
+    EngineBusy,
 }
 
 impl CallError {
@@ -43,7 +46,9 @@ impl From<CallError> for tonic::Status {
             CallError::Malformed { .. } => Self::invalid_argument(text),
             CallError::ModelFault => Self::internal(text),
             CallError::TooLarge { .. } => Self::resource_exhausted(text),
-            CallError::Loading | CallError::EngineAway => Self::unavailable(text),
+            CallError::Loading | CallError::EngineAway | CallError::EngineBusy => {
+                Self::unavailable(text)
+            }
         }
     }
 }

@@ -107,12 +107,11 @@ async fn run(
 /// the engine ends what is left then, so the wait has an end of its own only for a hung step.
 async fn drain(engine: &EngineHandle, timeout: Duration, front: &Front) {
     tracing::info!(timeout_s = timeout.as_secs(), "draining");
-    if engine.drain(Instant::now() + timeout).is_ok() {
-        front.stop.begin();
-        let over = tokio::time::timeout(timeout + limits::CUT_GRACE, engine.drained()).await;
-        if over.is_err() {
-            tracing::warn!("the engine did not end its calls in time");
-        }
+    engine.drain(Instant::now() + timeout);
+    front.stop.begin();
+    let over = tokio::time::timeout(timeout + limits::CUT_GRACE, engine.drained()).await;
+    if over.is_err() {
+        tracing::warn!("the engine did not end its calls in time");
     }
 }
 

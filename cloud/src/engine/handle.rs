@@ -23,9 +23,22 @@ const RETRY_AFTER_MS: u32 = 1_000;
 /// What the engine is told.
 pub(super) enum Command {
     Call(Box<Submission>),
-    Forget { key: SessionKey, done: oneshot::Sender<()> },
-    Drain { until: Instant },
-    Stop,
+    Forget {
+        key: SessionKey,
+        done: oneshot::Sender<()>,
+    },
+    /// Wakes an engine that has nothing to do, so that it reads its orders.
+    Wake,
+}
+
+/// What the engine reads each turn. It comes beside the channel: a full one must not keep a
+/// service from going.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Orders {
+    /// Nothing new is admitted; what still runs at this time ends.
+    pub(super) drain_until: Option<Instant>,
+    /// The thread ends after its turn.
+    pub(super) stop: bool,
 }
 
 /// A well-formed attempt at this vocabulary and model, on its way to the engine.
@@ -40,6 +53,7 @@ pub(super) struct Submission {
 #[derive(Clone)]
 pub struct EngineHandle {
     commands: SyncSender<Command>,
+    orders: Arc<watch::Sender<Orders>>,
     description: Arc<Description>,
     vocabulary_tokens: usize,
     clock: Clock,
@@ -59,11 +73,12 @@ impl EngineHandle {
     pub(super) fn new(
         parts: &EngineParts,
         vocabulary_tokens: usize,
-        commands: SyncSender<Command>,
+        (commands, orders): (SyncSender<Command>, watch::Sender<Orders>),
         drained: watch::Receiver<bool>,
     ) -> Self {
         Self {
             commands,
+            orders: Arc::new(orders),
             description: Arc::new(parts.description.clone()),
             vocabulary_tokens,
             clock: Arc::clone(&parts.clock),
@@ -114,13 +129,22 @@ impl EngineHandle {
         let (done, answer) = oneshot::channel();
         let key = SessionKey { tenant, id };
         let sent = self.commands.try_send(Command::Forget { key, done });
-        sent.map_err(|_| CallError::EngineAway)?;
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => CallError::EngineBusy,
+            TrySendError::Disconnected(_) => CallError::EngineAway,
+        })?;
         answer.await.map_err(|_| CallError::EngineAway)
     }
 
     /// Refuses new calls from now on, and ends with `draining` what still runs at the time.
-    pub fn drain(&self, until: Instant) -> Result<(), CallError> {
-        self.commands.try_send(Command::Drain { until }).map_err(|_| CallError::EngineAway)
+    pub fn drain(&self, until: Instant) {
+        self.order(|orders| orders.drain_until = Some(until));
+    }
+
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        self.orders.send_modify(change);
+        // With a full channel the engine is awake, and reads its orders in its next turn.
+        let _ = self.commands.try_send(Command::Wake);
     }
 
     /// Waits until a draining engine has no call left, or is gone.
@@ -132,7 +156,6 @@ impl EngineHandle {
 
     /// Ends the engine's thread after its current turn.
     pub fn stop(&self) {
-        // A full channel means a busy engine: it ends when the last handle is dropped.
-        let _ = self.commands.try_send(Command::Stop);
+        self.order(|orders| orders.stop = true);
     }
 }

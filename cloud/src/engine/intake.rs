@@ -58,7 +58,7 @@ impl Engine {
         deadline: Instant,
         now: Instant,
     ) -> Result<Accepted, Refusal> {
-        if self.drain_until.is_some() {
+        if self.drain_until().is_some() {
             return Err(Refusal::Draining);
         }
         admission::check_load(self.load(Some(key)), &self.limits.places, &self.rates)?;

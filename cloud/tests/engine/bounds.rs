@@ -8,6 +8,7 @@ use relay::prefix::prefix_hash;
 use relay::refusal::Refusal;
 use relay_cloud::CloudSettings;
 use relay_cloud::call::CallEvents;
+use relay_cloud::error::CallError;
 
 use crate::bench::{Bench, Told, rule, small, text, undisturbed};
 
@@ -261,7 +262,7 @@ fn promise_6_drain_ends_what_runs_with_its_own_words() {
     let mut short = bench.open("a", of_session(1, bench.request(1, 0, &text(5), 3)));
     let mut long = bench.open("a", of_session(2, bench.request(1, 0, &text(5), 16)));
     bench.engine.turn();
-    bench.handle.drain(bench.start + Duration::from_millis(80)).unwrap();
+    bench.handle.drain(bench.start + Duration::from_millis(80));
     let new = of_session(3, bench.request(1, 0, &text(5), 1));
     assert_eq!(bench.run(new).refused, Some(Refusal::Draining));
     let told = bench.finish(&mut short);
@@ -269,4 +270,32 @@ fn promise_6_drain_ends_what_runs_with_its_own_words() {
     let told = bench.finish(&mut long);
     assert_eq!(told.finished, Some(FinishReason::Draining));
     assert!(told.tokens.len() > 3 && told.ids() == undisturbed(&text(5), 16)[..told.tokens.len()]);
+}
+
+#[test]
+fn promise_6_drain_and_stop_are_heard_with_a_full_channel() {
+    let mut bench = Bench::new();
+    let mut running = bench.open("a", of_session(1, bench.request(1, 0, &text(5), 16)));
+    bench.engine.turn();
+    let mut waiting = Vec::new();
+    let busy = loop {
+        let mut events = bench.open("b", of_session(2, bench.request(1, 0, &text(5), 1)));
+        if let Some(refusal) = read(&mut events).refused {
+            break refusal;
+        }
+        waiting.push(events);
+    };
+    assert!(matches!(busy, Refusal::Overloaded { .. }), "the channel is full: {busy:?}");
+    let forgotten = bench.handle.forget("b".into(), SessionId::new([2; 16]));
+    let mut forgotten = Box::pin(forgotten);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let answer = forgotten.as_mut().poll(&mut context);
+    assert_eq!(answer, std::task::Poll::Ready(Err(CallError::EngineBusy)));
+    bench.handle.drain(bench.start);
+    bench.handle.stop();
+    bench.engine.turn();
+    assert_eq!(read(&mut running).finished, Some(FinishReason::Draining));
+    assert!(waiting.iter_mut().all(|events| read(events).refused == Some(Refusal::Draining)));
+    // Told to stop, it returns although the handle is still here.
+    bench.engine.run();
 }
