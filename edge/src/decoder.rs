@@ -16,7 +16,7 @@ use relay_model::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::EdgeError;
-use crate::vocabulary::token_text;
+use crate::vocabulary::{command_tokens, token_text};
 
 mod limits {
     /// Commands that may wait for the thread; the session sends at most three in a row.
@@ -137,6 +137,8 @@ struct DecoderThread {
     /// Keys and values of the log's first ids.
     cache: KvCache,
     banned: Option<(&'static str, BannedText)>,
+    /// Ids of the command's tags: never part of a guess.
+    command_tokens: Vec<u32>,
 }
 
 /// Whoever asked has gone away.
@@ -162,7 +164,17 @@ impl From<GivenUp> for StepError {
 impl DecoderThread {
     fn new(model: Box<dyn LanguageModel>, tokenizer: Arc<Tokenizer>, sampling: Sampling) -> Self {
         let cache = model.new_cache();
-        Self { model, tokenizer, sampling, seed: 0, log: Vec::new(), cache, banned: None }
+        let command_tokens = command_tokens(&tokenizer);
+        Self {
+            model,
+            tokenizer,
+            sampling,
+            seed: 0,
+            log: Vec::new(),
+            cache,
+            banned: None,
+            command_tokens,
+        }
     }
 
     fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
@@ -251,8 +263,9 @@ impl DecoderThread {
             let key = NoiseKey::new(self.seed, Role::Llm, guess.cloud_position + offset);
             let row = logits.last().unwrap_or_default();
             next = sample(row, &self.sampling, key, &TokenMask::none()).id;
-            // The LLM's end of text comes with its last word, not as an accepted draft.
-            if self.tokenizer.ends_text(next) {
+            // The LLM's end of text comes with its last word, not as an accepted draft, and the
+            // command's tags never enter the cloud view.
+            if self.tokenizer.ends_text(next) || self.command_tokens.contains(&next) {
                 break;
             }
             guessed.push(next);
@@ -304,7 +317,8 @@ fn narrow(nats: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use relay::command::OPEN;
+    use relay::command::{CLOSE, OPEN};
+    use relay_model::TokenKind;
     use relay_model::scripted::{ScriptedModel, byte_tokenizer, hash_rule};
 
     const SEED: u64 = 11;
@@ -373,6 +387,20 @@ mod tests {
         assert_eq!(decoder.guess(set_aside).await.unwrap()[0], first);
         for expected in guessed {
             assert_eq!(draft(&decoder).await.id, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guess_stops_before_a_tag_and_before_the_end_of_text() {
+        for stop in [256, 257, 258] {
+            let tags = [(OPEN, TokenKind::UserDefined), (CLOSE, TokenKind::UserDefined)];
+            let tokenizer = Arc::new(byte_tokenizer(&tags));
+            let rule = move |ids: &[u32]| if ids.len() < 4 { 97 } else { stop };
+            let model = Box::new(ScriptedModel::new(259, 64, rule));
+            let decoder = Decoder::spawn(model, tokenizer, Sampling::GREEDY).unwrap();
+            begin(&decoder, &[5; 2]).await;
+            let guess = Guess { cloud_position: 2, tokens_max: 8, without_last: false };
+            assert_eq!(decoder.guess(guess).await.unwrap(), [97, 97], "{stop}");
         }
     }
 

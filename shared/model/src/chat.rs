@@ -69,10 +69,10 @@ impl ChatText {
         self.unmarked(&self.marked)
     }
 
-    fn unmarked(&self, marked: &str) -> String {
+    fn unmarked(&self, text: &str) -> String {
         match self.marker {
-            Some(marker) => marked.replace(marker, ""),
-            None => marked.to_owned(),
+            Some(marker) => text.replace(marker, ""),
+            None => text.to_owned(),
         }
     }
 
