@@ -24,6 +24,8 @@ pub struct Trail {
     pub last: Option<usize>,
     /// Endpoints never to be asked again in this answer.
     pub excluded: BTreeSet<usize>,
+    /// Endpoints that the open call has asked: the next is none of them.
+    pub tried: BTreeSet<usize>,
     /// The one wait of the open call is spent.
     pub has_waited: bool,
 }
@@ -38,28 +40,44 @@ pub struct Choice {
 }
 
 impl Trail {
+    /// A new call may ask everybody again, and wait once.
+    pub fn begin_call(&mut self) {
+        self.tried.clear();
+        self.has_waited = false;
+    }
+
     /// Chooses, and remembers the choice. `None` if no endpoint is left to ask.
     pub fn choose(&mut self, route: Route, standings: &[Standing]) -> Option<Choice> {
         let choice = match route {
-            Route::Any => self.best(standings, None),
-            Route::Next => self.best(standings, self.last),
+            Route::Any => self.best(standings),
+            Route::Next => self.next(standings),
             Route::NeverAgain => {
                 self.excluded.extend(self.last);
-                self.best(standings, None)
+                self.best(standings)
             }
             Route::NextOrWait { wait_ms } => {
-                self.best(standings, self.last).or_else(|| self.same_after(standings, wait_ms))
+                self.next(standings).or_else(|| self.same_after(standings, wait_ms))
             }
             Route::DescribeAgain => self.same(standings),
         }?;
         self.last = Some(choice.index);
+        self.tried.insert(choice.index);
         Some(choice)
     }
 
+    fn best(&self, standings: &[Standing]) -> Option<Choice> {
+        self.best_of(standings, |_| true)
+    }
+
+    /// One that the open call has not asked yet: two that say no do not take turns.
+    fn next(&self, standings: &[Standing]) -> Option<Choice> {
+        self.best_of(standings, |index| !self.tried.contains(&index))
+    }
+
     /// Those without failures first, then the shortest wait, then the one that holds the cache.
-    fn best(&self, standings: &[Standing], but_not: Option<usize>) -> Option<Choice> {
+    fn best_of(&self, standings: &[Standing], may: impl Fn(usize) -> bool) -> Option<Choice> {
         let open = standings.iter().enumerate().filter(|(index, standing)| {
-            standing.admits && !self.excluded.contains(index) && Some(*index) != but_not
+            standing.admits && !self.excluded.contains(index) && may(*index)
         });
         let best = open.min_by_key(|(index, standing)| {
             (standing.failures > 0, standing.wait, Some(*index) != self.last, *index)
@@ -97,7 +115,7 @@ mod tests {
     }
 
     fn check(route: Route, standings: &[Standing], last: Option<usize>, expected: Option<usize>) {
-        let mut trail = Trail { last, ..Trail::default() };
+        let mut trail = Trail { last, tried: last.into_iter().collect(), ..Trail::default() };
         let chosen = trail.choose(route, standings).map(|choice| choice.index);
         assert_eq!(chosen, expected, "{route:?} of {standings:?} after {last:?}");
     }
@@ -137,10 +155,21 @@ mod tests {
 
     #[test]
     fn one_wait_a_call() {
-        let mut trail = Trail { last: Some(0), ..Trail::default() };
+        let mut trail = Trail { last: Some(0), tried: [0].into(), ..Trail::default() };
         let route = Route::NextOrWait { wait_ms: 50 };
         let waited = Choice { index: 0, wait: Duration::from_millis(50) };
         assert_eq!(trail.choose(route, &[WELL]), Some(waited));
         assert_eq!(trail.choose(route, &[WELL]), None);
+        trail.begin_call();
+        assert_eq!(trail.choose(route, &[WELL]).map(|choice| choice.index), Some(0), "a new call");
+    }
+
+    #[test]
+    fn a_call_asks_each_endpoint_once_then_waits_for_the_last() {
+        let mut trail = Trail::default();
+        let mut choose = |route| trail.choose(route, &[WELL, WELL, WELL]).map(|c| c.index);
+        let route = Route::NextOrWait { wait_ms: 50 };
+        let asked = [Route::Any, route, Route::Next, route, route, Route::Next].map(&mut choose);
+        assert_eq!(asked, [Some(0), Some(1), Some(2), Some(2), None, None]);
     }
 }

@@ -141,7 +141,7 @@ impl Line {
         let (signals, inbox) = mpsc::channel(limits::SIGNALS);
         let attempt = order.attempt;
         if order.opens_call {
-            self.trail.has_waited = false;
+            self.trail.begin_call();
         }
         let Some((endpoint, wait)) = self.choose(order.route, ask.deadline) else {
             // The channel is new and has room.

@@ -271,6 +271,16 @@ async fn each_call_may_wait_once_and_each_answer_asks_anew() {
 }
 
 #[tokio::test]
+async fn two_overloaded_clouds_are_asked_once_each_and_one_once_more() {
+    let busy = vec![Reply::Refuse(Refusal::Overloaded { retry_after_ms: 1, advised_tokens: 0 }); 9];
+    let clouds = [cloud(&busy).await, cloud(&busy).await];
+    let urls = clouds.each_ref().map(FakeCloud::url);
+    let report = answer(&mut session(settings(&urls))).await;
+    assert_eq!(clouds.each_ref().map(|cloud| cloud.requests().len()), [1, 2]);
+    assert!(report.degraded);
+}
+
+#[tokio::test]
 async fn a_draining_cloud_sends_the_call_to_the_next() {
     let clouds = [cloud(&[Reply::Refuse(Refusal::Draining)]).await, cloud(&[]).await];
     let urls = clouds.each_ref().map(FakeCloud::url);
