@@ -15,7 +15,7 @@ use relay::ids::SessionId;
 use relay::machine::{Machine, MachineSettings};
 use relay_chassis::shutdown::Shutdown;
 use relay_model::{ChatTemplate, LoadedModel, Tokenizer};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::EdgeSettings;
 use crate::decoder::{Decoder, Guess, PendingDraft, Prompt};
@@ -25,6 +25,12 @@ use crate::prompt::{Dialogue, Rendered};
 use crate::report::{Costs, Report};
 use crate::uplink::{Ask, Line, ModelTrail, OpenAttempt, Signal, Uplink, Vocabulary};
 use crate::vocabulary::{command_tokens, fingerprint, token_text};
+
+mod limits {
+    /// The part of a call's budget that the SLM's guess may take: a fourth. A guess that is not
+    /// ready by then is dropped, since what it saves is less than what it costs.
+    pub(super) const GUESS_PART_OF_BUDGET: u32 = 4;
+}
 
 /// Where the text goes as it comes: author and whole characters.
 pub type Emit<'a> = &'a mut (dyn FnMut(Author, &str) + Send);
@@ -369,7 +375,7 @@ impl Drive<'_> {
         }
         let deadline = self.call.deadline().unwrap_or_else(Instant::now);
         if order.opens_call && order.draft_tokens_max > 0 {
-            self.guess = Some(self.guess(&order, deadline).await?);
+            self.guess = Some(self.guess(&order).await?);
         }
         let draft = self.draft_ids(&order);
         self.send(order, draft, deadline);
@@ -384,15 +390,16 @@ impl Drive<'_> {
         self.attempt = Some(line.send(order, ask));
     }
 
-    /// Lets the SLM guess what the LLM will say. No guess is worth the call's budget.
-    async fn guess(&mut self, order: &CallOrder, deadline: Instant) -> Result<DraftIds, EdgeError> {
+    /// Lets the SLM guess what the LLM will say, for a part of the call's budget.
+    async fn guess(&mut self, order: &CallOrder) -> Result<DraftIds, EdgeError> {
         let position = cloud_tokens(order);
         let guess = Guess {
             cloud_position: u32::try_from(position).unwrap_or(u32::MAX),
             tokens_max: order.draft_tokens_max,
             without_last: self.just_drafted && !self.machine.settings().policy.reads_commands(),
         };
-        let ids = match timeout_at(deadline, self.session.decoder.guess(guess)).await {
+        let longest = self.session.settings.uplink.call_budget() / limits::GUESS_PART_OF_BUDGET;
+        let ids = match timeout(longest, self.session.decoder.guess(guess)).await {
             Ok(ids) => ids?,
             Err(_) => Vec::new(),
         };

@@ -239,6 +239,8 @@ enum End {
     Cut,
     /// Without one, as it will each time.
     LinkDown,
+    /// Given up on this side: it says nothing about the cloud.
+    Abandoned,
 }
 
 /// An attempt on its way, in a task of its own.
@@ -269,6 +271,8 @@ impl Outgoing {
                 self.passage.failed();
                 Signal::LinkDown
             }
+            // The passage stays undecided.
+            End::Abandoned => Signal::LinkDown,
         };
         // A session that listens no more has abandoned the attempt.
         drop(signals.send(signal).await);
@@ -298,7 +302,7 @@ impl Outgoing {
             return End::Whole(CallEvent::Refused(Refusal::VocabularyMismatch));
         }
         if signals.send(Signal::Described(description.clone())).await.is_err() {
-            return End::Cut;
+            return End::Abandoned;
         }
         self.call(&connection, &description, signals).await
     }
@@ -322,7 +326,7 @@ impl Outgoing {
         let left = self.ask.deadline.saturating_duration_since(Instant::now());
         let budget_ms = as_ms(left);
         if budget_ms == 0 {
-            return End::LinkDown;
+            return End::Abandoned;
         }
         let request = v1::CallRequest::from(self.request(description, budget_ms));
         let encoded_bytes = prost::Message::encoded_len(&request);
@@ -395,7 +399,7 @@ impl Outgoing {
                 }
                 CallEvent::Accepted(_) | CallEvent::Token(_) => {
                     if signals.send(Signal::Cloud(event)).await.is_err() {
-                        return End::Cut;
+                        return End::Abandoned;
                     }
                 }
             }

@@ -8,6 +8,7 @@ mod fake_cloud;
 use std::sync::Arc;
 
 use fake_cloud::{FakeCloud, Reply, description, token_at};
+use prometheus_client::registry::Registry;
 use relay::call::{Description, FinishReason};
 use relay::effect::Author;
 use relay::ids::{Fingerprint, ModelId};
@@ -414,6 +415,44 @@ async fn draft_ids_are_at_most_what_the_cloud_takes() {
     let guessed: String = drafts[0].iter().filter_map(|id| char::from_u32(*id)).collect();
     assert_eq!(guessed, alone().await[4..6], "greedy, the guess is what the SLM would say");
     assert_eq!(texts(&report, "llm"), [llm_text(3)]);
+}
+
+#[tokio::test]
+async fn a_slow_guess_takes_a_part_of_the_budget_and_is_dropped() {
+    let cloud = cloud(&[]).await;
+    let mut settings = settings(&[cloud.url()]);
+    settings.draft_tokens_max = 64;
+    settings.policy.call_tokens = 64;
+    settings.budget.max_tokens = 68;
+    settings.uplink.call_budget_ms = 2_000;
+    settings.validate().unwrap();
+    // Four drafts at once, then a guess that would take longer than the whole budget.
+    let rule = hash_rule(1, 97..123);
+    let slow = move |ids: &[u32]| {
+        if ids.len() >= PROMPT.len() + 5 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        rule(ids)
+    };
+    let report = answer(&mut session_of(settings, slow)).await;
+    let request = &cloud.requests()[0];
+    assert!(request.draft.is_empty() && !report.degraded, "{report:?}");
+    assert!((1_000..=1_500).contains(&request.budget_ms), "{}", request.budget_ms);
+}
+
+#[tokio::test]
+async fn a_budget_that_ran_out_here_is_not_held_against_the_cloud() {
+    let cloud = cloud(&[]).await;
+    let mut settings = settings(&[cloud.url()]);
+    settings.uplink.call_budget_ms = 1;
+    settings.breaker.failures = 1;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let model = model(hash_rule(1, 97..123));
+    answer(&mut Session::new(settings, model, metrics).unwrap()).await;
+    let mut shown = String::new();
+    prometheus_client::encoding::text::encode(&mut shown, &registry).unwrap();
+    assert!(!shown.contains("breaker_open{endpoint=\"0\"} 1"), "{shown}");
 }
 
 #[tokio::test]
