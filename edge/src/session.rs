@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use relay::call::{CallEvent, Sampling};
+use relay::call::{CallEvent, FinishReason, Sampling};
 use relay::conversation::Conversation;
 use relay::effect::{Author, CallOrder, Effect, Ending};
 use relay::event::{Event, Start};
@@ -321,6 +321,13 @@ impl Drive<'_> {
                 return None;
             }
             Signal::Cloud(CallEvent::Accepted(accepted)) => Event::Accepted { attempt, accepted },
+            // By our own vocabulary it ends the text: such a token enters no view.
+            Signal::Cloud(CallEvent::Token(token))
+                if self.session.tokenizer.ends_text(token.id) =>
+            {
+                self.attempt = None;
+                Event::CloudStopped { attempt, reason: FinishReason::EndOfText }
+            }
             Signal::Cloud(CallEvent::Token(token)) => {
                 self.models.wrote();
                 let bytes = token_text(&self.session.tokenizer, token.id).to_vec();

@@ -206,6 +206,19 @@ async fn the_llm_may_end_the_answer() {
 }
 
 #[tokio::test]
+async fn a_token_that_ends_the_text_is_an_end_and_no_token() {
+    let cloud = cloud(&[Reply::Say(256)]).await;
+    let report = answer(&mut session(settings(&[cloud.url()]))).await;
+    assert_eq!((report.ending, report.total_tokens), ("cloud_end_of_text", 4));
+    assert_eq!((report.llm_tokens, report.degraded), (0, false));
+    let begun = std::time::Instant::now();
+    while cloud.open_streams() > 0 && begun.elapsed().as_secs() < 10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(cloud.open_streams(), 0, "the stream is reset");
+}
+
+#[tokio::test]
 async fn another_vocabulary_learns_of_no_prompt() {
     let stranger = FakeCloud::start(description(Fingerprint::new([7; 16])), &[]).await;
     let report = answer(&mut session(settings(&[stranger.url()]))).await;
