@@ -197,7 +197,8 @@ pub struct UplinkSettings {
     pub budget_grace_ms: u32,
     /// Resolving, connecting, TLS, HTTP/2 and Describe together.
     pub connect_timeout_ms: u32,
-    /// Longest silence in a call before its stream counts as cut.
+    /// Longest silence in a call before its stream counts as cut. Between its admission and its
+    /// first token a call may queue, as long as its budget lasts.
     pub idle_timeout_ms: u32,
     /// HTTP/2 ping while a call is under way.
     pub keepalive_interval_ms: u32,

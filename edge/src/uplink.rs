@@ -375,8 +375,14 @@ impl Outgoing {
         mut stream: Streaming<v1::CallEvent>,
         signals: &mpsc::Sender<Signal>,
     ) -> End {
+        // Between its admission and its first token a call may queue, and is silent then: the
+        // timer of the whole call ends that, not the idle limit.
+        let mut is_queued = false;
         loop {
-            let message = match timeout(self.uplink.idle, stream.message()).await {
+            let next = stream.message();
+            let heard =
+                if is_queued { Ok(next.await) } else { timeout(self.uplink.idle, next).await };
+            let message = match heard {
                 Ok(Ok(Some(message))) => message,
                 // An end without a last word.
                 Ok(Ok(None)) => return End::Cut,
@@ -398,6 +404,7 @@ impl Outgoing {
                     return End::LinkDown;
                 }
                 CallEvent::Accepted(_) | CallEvent::Token(_) => {
+                    is_queued = matches!(event, CallEvent::Accepted(_));
                     if signals.send(Signal::Cloud(event)).await.is_err() {
                         return End::Abandoned;
                     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use relay::call::{
     Accepted, CallEvent, CallLimits, CallRequest, CloudToken, Description, FinishReason, Finished,
@@ -15,9 +16,9 @@ use relay_proto::size::frame_bytes;
 use relay_proto::v1;
 use relay_proto::v1::relay_server::{Relay, RelayServer};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
@@ -35,6 +36,8 @@ pub(crate) enum Reply {
     Finish(u32, FinishReason),
     /// So many tokens, then nothing for ever.
     FallSilent(u32),
+    /// Admit, then serve only after so long.
+    Queue(Duration),
     /// A token that is not the next one.
     Skip,
     /// A token with this id.
@@ -237,6 +240,10 @@ fn stream(reply: Reply, request: &CallRequest) -> Events {
             }
             return silent(said);
         }
+        Reply::Queue(wait) => {
+            let all = events(length, 0, request.max_tokens).into_iter().map(Ok);
+            return queued(all.chain([finished(FinishReason::Length)]).collect(), wait);
+        }
         Reply::FallSilent(tokens) => return silent(events(length, 0, tokens)),
         Reply::Refuse(refusal) => return once(CallEvent::Refused(refusal)),
         Reply::ChangeModel(_) => return once(CallEvent::Refused(Refusal::ModelMismatch)),
@@ -252,6 +259,22 @@ fn once(event: CallEvent) -> Events {
 fn silent(events: Vec<CallEvent>) -> Events {
     let said = tokio_stream::iter(events.into_iter().map(|event| Ok(event.into())));
     Box::pin(said.chain(tokio_stream::pending()))
+}
+
+/// The first event at once, the others later.
+fn queued(events: Vec<Result<CallEvent, Status>>, wait: Duration) -> Events {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        for (index, event) in events.into_iter().enumerate() {
+            if index == 1 {
+                tokio::time::sleep(wait).await;
+            }
+            if sender.send(event.map(v1::CallEvent::from)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Box::pin(ReceiverStream::new(receiver))
 }
 
 fn events(length: u32, first: u32, tokens: u32) -> Vec<CallEvent> {

@@ -6,6 +6,7 @@
 mod fake_cloud;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fake_cloud::{FakeCloud, Reply, description, token_at};
 use prometheus_client::registry::Registry;
@@ -399,6 +400,16 @@ async fn silence_cuts_the_stream_before_the_budget_ends() {
     let report = answer(&mut session(settings)).await;
     assert_eq!(texts(&report, "llm"), [llm_text(3)]);
     assert_eq!((report.retries, report.degraded), (1, false));
+}
+
+#[tokio::test]
+async fn a_call_that_is_admitted_may_queue_for_its_first_token() {
+    let cloud = cloud(&[Reply::Queue(Duration::from_millis(1_200))]).await;
+    let mut settings = settings(&[cloud.url()]);
+    settings.uplink.idle_timeout_ms = 500;
+    let report = answer(&mut session(settings)).await;
+    assert_eq!(texts(&report, "llm"), [llm_text(3)]);
+    assert_eq!((report.retries, report.degraded), (0, false));
 }
 
 /// A listener that takes connections and never says a word: time passes only where nothing else
