@@ -311,6 +311,11 @@ impl CloudSettings {
         })
     }
 
+    /// Most connections of one tenant.
+    pub fn tenant_connections_max(&self) -> usize {
+        self.share(self.connections_max as usize)
+    }
+
     /// A tenant's part of a whole, at least 1. Without certificates there is one tenant, which
     /// has all of it.
     fn share(&self, whole: usize) -> usize {

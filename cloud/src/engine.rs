@@ -189,10 +189,14 @@ impl Engine {
 
     /// One turn: commands, ends, places, one step. False if there was nothing to step.
     pub fn turn(&mut self) -> bool {
-        for _ in 0..limits::COMMANDS_MAX {
-            let Ok(command) = self.inbox.try_recv() else { break };
+        let mut commands = 0;
+        while commands < limits::COMMANDS_MAX
+            && let Ok(command) = self.inbox.try_recv()
+        {
             self.obey(command);
+            commands += 1;
         }
+        self.metrics.note_most(Bound::Commands, commands);
         let now = (self.clock)();
         self.store.expire(now);
         self.reap(now);
@@ -364,10 +368,31 @@ impl Engine {
         self.metrics.set_used(Bound::QueuedCalls, load.waiting_calls);
         self.metrics.set_used(Bound::Sessions, self.store.sessions());
         self.metrics.set_used(Bound::KvBytes, kv_bytes);
+        self.note_tenants();
         let evicted = self.store.evicted() - self.metrics.evicted_sessions.get();
         self.metrics.evicted_sessions.inc_by(evicted);
         if self.drain_until().is_some() && self.calls.is_empty() {
             self.drained.send_replace(true);
+        }
+    }
+
+    /// Tells the gauges what the tenant has that has the most.
+    fn note_tenants(&self) {
+        let mut calls: BTreeMap<&Tenant, (usize, usize)> = BTreeMap::new();
+        for call in self.calls.values() {
+            let (all, running) = calls.entry(&call.key.tenant).or_default();
+            *all += 1;
+            *running += usize::from(call.is_running());
+        }
+        let most = |which: fn(&(usize, usize)) -> usize| calls.values().map(which).max();
+        let (sessions, kv_bytes) = self.store.most_of_a_tenant();
+        for (bound, used) in [
+            (Bound::TenantCalls, most(|(all, _)| *all).unwrap_or_default()),
+            (Bound::TenantRunningCalls, most(|(_, running)| *running).unwrap_or_default()),
+            (Bound::TenantSessions, sessions),
+            (Bound::TenantKvBytes, kv_bytes),
+        ] {
+            self.metrics.set_used(bound, used);
         }
     }
 
@@ -405,10 +430,18 @@ fn set_limits(parts: &EngineParts) {
     for (bound, limit) in [
         (Bound::RunningCalls, places.calls_max),
         (Bound::QueuedCalls, places.queue_calls_max),
+        (Bound::TenantRunningCalls, places.tenant_calls_max),
+        (Bound::TenantCalls, places.tenant_places_max),
         (Bound::Sessions, store.sessions_max),
+        (Bound::TenantSessions, store.tenant_sessions_max),
         (Bound::KvBytes, store.kv_bytes_max),
+        (Bound::TenantKvBytes, store.tenant_kv_bytes),
+        (Bound::Commands, limits::COMMANDS_MAX),
         (Bound::StepTokens, step.step_tokens_max),
+        (Bound::ContextTokens, parts.description.context_tokens as usize),
         (Bound::CallTokens, described.call_tokens_max as usize),
+        (Bound::DeltaTokens, described.delta_tokens_max as usize),
+        (Bound::DraftTokens, described.draft_tokens_max as usize),
         (Bound::MessageBytes, described.message_bytes_max as usize),
         (Bound::BudgetMs, described.budget_ms_max as usize),
     ] {

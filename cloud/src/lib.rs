@@ -6,6 +6,7 @@
 //! | File | Owns |
 //! |---|---|
 //! | `listener.rs`, `peer.rs` | connections: TLS, handshakes, the tenant, the cut at the end |
+//! | `tenant_places.rs` | how many of them one tenant has |
 //! | `service.rs` | gRPC to domain and back |
 //! | `engine.rs` and its folder | the one thread that owns model and sessions |
 //! | `admission.rs` | who may come in |
@@ -30,6 +31,7 @@ pub mod server;
 pub mod service;
 pub mod session;
 pub mod store;
+pub mod tenant_places;
 
 pub use config::{CloudSettings, SettingError};
 pub use error::ServeError;

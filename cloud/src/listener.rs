@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::metrics::{Bound, Metrics};
 use crate::peer::{Peer, Wire};
 use crate::store::Tenant;
+use crate::tenant_places::TenantPlaces;
 
 mod limits {
     use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct Door {
     pub handshakes: Arc<Semaphore>,
     /// Most connections.
     pub connections: Arc<Semaphore>,
+    /// Most connections of one tenant.
+    pub tenant_connections: TenantPlaces,
     /// Cuts every connection when it turns true.
     pub cut: watch::Receiver<bool>,
     /// The counters.
@@ -52,6 +55,8 @@ pub type Incoming = ReceiverStream<io::Result<Peer>>;
 enum Rejected {
     #[error("no place for another connection (`connections_max`)")]
     Connections,
+    #[error("its tenant has its share of connections (`tenant_share_percent`)")]
+    TenantConnections,
     #[error("no place for another handshake (`handshakes_max`)")]
     Handshakes,
     #[error("the handshake took longer than `handshake_timeout_ms`")]
@@ -66,6 +71,7 @@ impl Rejected {
     const fn name(&self) -> &'static str {
         match self {
             Self::Connections => "connections_max",
+            Self::TenantConnections => "tenant_share_percent",
             Self::Handshakes => "handshakes_max",
             Self::Slow => "handshake_timeout",
             Self::Handshake(_) => "handshake",
@@ -119,7 +125,7 @@ impl Door {
             tracing::debug!(%error, "a connection keeps Nagle's delay");
         }
         match &self.tls {
-            None => Ok(self.peer(Wire::Plain(stream), TenantName::local().as_str().into(), place)),
+            None => self.peer(Wire::Plain(stream), TenantName::local().as_str().into(), place),
             Some(tls) => {
                 let _handshake = self.handshakes.try_acquire().map_err(|_| Rejected::Handshakes)?;
                 let accepted = tokio::time::timeout(
@@ -129,13 +135,19 @@ impl Door {
                 let accepted = accepted.await.map_err(|_| Rejected::Slow)?;
                 let stream = accepted.map_err(Rejected::Handshake)?;
                 let tenant = tenant_of_peer(&stream)?;
-                Ok(self.peer(Wire::Tls(Box::new(stream)), tenant, place))
+                self.peer(Wire::Tls(Box::new(stream)), tenant, place)
             }
         }
     }
 
-    fn peer(&self, wire: Wire, tenant: Tenant, place: OwnedSemaphorePermit) -> Peer {
-        Peer::new(wire, tenant, self.cut.clone(), self.handshake_timeout, place)
+    fn peer(
+        &self,
+        wire: Wire,
+        tenant: Tenant,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Peer, Rejected> {
+        let own = self.tenant_connections.take(&tenant).ok_or(Rejected::TenantConnections)?;
+        Ok(Peer::new(wire, tenant, self.cut.clone(), self.handshake_timeout, (place, own)))
     }
 
     fn note(&self, rejected: &Rejected, address: std::net::SocketAddr) {
@@ -148,6 +160,7 @@ impl Door {
         let taken = |places: &Semaphore, max: usize| max.saturating_sub(places.available_permits());
         let metrics = &self.metrics;
         metrics.set_used(Bound::Connections, taken(&self.connections, connections_max));
+        metrics.set_used(Bound::TenantConnections, self.tenant_connections.most());
         metrics.set_used(Bound::Handshakes, taken(&self.handshakes, handshakes_max));
     }
 }

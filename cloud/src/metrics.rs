@@ -1,7 +1,8 @@
 //! Every metric of this program, declared once and typed. Each bound has a gauge of how full it is
-//! and one of its limit. No label ever holds a tenant, a session or text.
+//! and one of its limit; where what is bound is not held but asked for (a message, a budget), the
+//! first says the most there was since the start. No label ever holds a tenant, a session or text.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -27,13 +28,33 @@ pub enum Bound {
     Connections,
     /// TLS handshakes under way.
     Handshakes,
+    /// Streams of one connection.
+    ConnectionStreams,
+    /// Commands that wait for the engine.
+    Commands,
+    /// Running calls of one tenant.
+    TenantRunningCalls,
+    /// Running and waiting calls of one tenant.
+    TenantCalls,
+    /// Sessions of one tenant.
+    TenantSessions,
+    /// Bytes of KV that one tenant's running calls have reserved.
+    TenantKvBytes,
+    /// Connections of one tenant.
+    TenantConnections,
     /// Tokens of one forward pass.
     StepTokens,
-    /// Most tokens of a call.
+    /// Tokens of a cloud view.
+    ContextTokens,
+    /// Tokens that a call asks for.
     CallTokens,
-    /// Most bytes of a message.
+    /// Ids of a call's delta.
+    DeltaTokens,
+    /// Ids of a call's draft.
+    DraftTokens,
+    /// Bytes of a request.
     MessageBytes,
-    /// Longest budget of a call.
+    /// Budget of a call.
     BudgetMs,
 }
 
@@ -46,8 +67,18 @@ impl Bound {
             Self::QueuedCalls => "queued_calls",
             Self::Connections => "connections",
             Self::Handshakes => "handshakes",
+            Self::ConnectionStreams => "connection_streams",
+            Self::Commands => "commands",
+            Self::TenantRunningCalls => "tenant_running_calls",
+            Self::TenantCalls => "tenant_calls",
+            Self::TenantSessions => "tenant_sessions",
+            Self::TenantKvBytes => "tenant_kv_bytes",
+            Self::TenantConnections => "tenant_connections",
             Self::StepTokens => "step_tokens",
+            Self::ContextTokens => "context_tokens",
             Self::CallTokens => "call_tokens",
+            Self::DeltaTokens => "delta_tokens",
+            Self::DraftTokens => "draft_tokens",
             Self::MessageBytes => "message_bytes",
             Self::BudgetMs => "budget_ms",
         }
@@ -107,7 +138,11 @@ impl Metrics {
     pub fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("relay_cloud");
         Self {
-            used: gauges(registry, "used", "How much of a bound is in use"),
+            used: gauges(
+                registry,
+                "used",
+                "How much of a bound is in use, or the most that was asked for",
+            ),
             limit: gauges(registry, "limit", "The limit of a bound"),
             refusals: reasons(registry, "refusals", "Refused attempts"),
             finishes: reasons(registry, "finishes", "Ended calls"),
@@ -150,8 +185,15 @@ impl Metrics {
         self.used.get_or_create(&BoundLabel { bound: bound.name() }).set(clamp(value));
     }
 
-    /// Says what a bound is.
+    /// Says that so much was asked for at once; the most there was is kept.
+    pub fn note_most(&self, bound: Bound, value: usize) {
+        let gauge = self.used.get_or_create(&BoundLabel { bound: bound.name() });
+        gauge.inner().fetch_max(clamp(value), Ordering::Relaxed);
+    }
+
+    /// Says what a bound is; from then on it has both gauges.
     pub fn set_limit(&self, bound: Bound, value: usize) {
+        self.note_most(bound, 0);
         self.limit.get_or_create(&BoundLabel { bound: bound.name() }).set(clamp(value));
     }
 
@@ -224,6 +266,7 @@ mod tests {
         let metrics = Metrics::new(&mut registry);
         metrics.set_used(Bound::KvBytes, 7);
         metrics.set_limit(Bound::KvBytes, 9);
+        [3, 5, 4].iter().for_each(|tokens| metrics.note_most(Bound::StepTokens, *tokens));
         metrics.count_refusal(&Refusal::Draining);
         metrics.count_finish(None);
         let mut text = String::new();
@@ -231,6 +274,7 @@ mod tests {
         for line in [
             "relay_cloud_used{bound=\"kv_bytes\"} 7",
             "relay_cloud_limit{bound=\"kv_bytes\"} 9",
+            "relay_cloud_used{bound=\"step_tokens\"} 5",
             "relay_cloud_refusals_total{reason=\"draining\"} 1",
             "relay_cloud_finishes_total{reason=\"fault\"} 1",
             "relay_cloud_step_seconds_count 0",

@@ -1,27 +1,73 @@
-//! One connection of one edge: plain or TLS, with the tenant it belongs to. Owns two deadlines
-//! that hyper does not keep: a peer that says nothing after connecting, and a peer that is still
-//! there when the service has to go.
+//! One connection of one edge: plain or TLS, with the tenant it belongs to. Owns the
+//! deadlines that hyper does not keep: a peer that says nothing after connecting, one that never
+//! reads a finished call, and one that is still there when the service has to go.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::store::Tenant;
+use crate::tenant_places::TenantPlace;
 
 /// Bytes of the HTTP/2 preface: a peer that has sent them speaks, and keepalive watches it.
 const PREFACE_BYTES: usize = 24;
 
-/// Whose connection a request came in on.
+/// The connection a request came in on.
 #[derive(Clone, Debug)]
-pub struct PeerTenant(pub Tenant);
+pub struct Line {
+    /// Whose it is.
+    pub tenant: Tenant,
+    hang_up: Arc<watch::Sender<bool>>,
+    streams: Arc<AtomicUsize>,
+}
+
+/// One open stream of a connection. Dropped, it is closed.
+#[derive(Debug)]
+pub struct OpenStream {
+    streams: Arc<AtomicUsize>,
+    /// Whoever waits for the end of the stream sees this go.
+    _open: oneshot::Sender<()>,
+}
+
+impl Line {
+    fn new(tenant: Tenant) -> (Self, watch::Receiver<bool>) {
+        let (hang_up, ended) = watch::channel(false);
+        (Self { tenant, hang_up: Arc::new(hang_up), streams: Arc::default() }, ended)
+    }
+
+    /// Counts a stream until it is dropped. One that is open for longer than `limit` is one that
+    /// the peer does not read; since HTTP/2 asks nothing of a stream whose peer grants no window,
+    /// the whole connection is cut then. Also returns how many streams are open.
+    pub fn open_stream(&self, limit: Duration) -> (OpenStream, usize) {
+        let streams = Arc::clone(&self.streams);
+        let (open, closed) = oneshot::channel();
+        let count = streams.fetch_add(1, Ordering::Relaxed) + 1;
+        let hang_up = Arc::clone(&self.hang_up);
+        tokio::spawn(async move {
+            if tokio::time::timeout(limit, closed).await.is_err() {
+                tracing::info!("a connection is cut: its peer does not read a finished call");
+                hang_up.send_replace(true);
+            }
+        });
+        (OpenStream { streams, _open: open }, count)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// The bytes, encrypted or not.
 #[derive(Debug)]
@@ -37,33 +83,34 @@ type Ending = Pin<Box<dyn Future<Output = io::Error> + Send>>;
 /// A connection that tonic serves.
 pub struct Peer {
     wire: Wire,
-    tenant: Tenant,
+    line: Line,
     /// Ends the connection when it completes; not polled again once it is over.
     cut: Ending,
     over: bool,
     silence: Option<Ending>,
     heard_bytes: usize,
-    _place: OwnedSemaphorePermit,
+    _places: (OwnedSemaphorePermit, TenantPlace),
 }
 
 impl Peer {
     /// A connection of this tenant. It is cut when `cut` says so, and if it stays silent for
-    /// longer than `silence`; its place is free when it is dropped.
+    /// longer than `silence`; its places are free when it is dropped.
     pub fn new(
         wire: Wire,
         tenant: Tenant,
         cut: watch::Receiver<bool>,
         silence: Duration,
-        place: OwnedSemaphorePermit,
+        places: (OwnedSemaphorePermit, TenantPlace),
     ) -> Self {
+        let (line, ended) = Line::new(tenant);
         Self {
             wire,
-            tenant,
-            cut: Box::pin(cut_off(cut)),
+            line,
+            cut: Box::pin(cut_off(cut, ended)),
             over: false,
             silence: Some(Box::pin(silent(silence))),
             heard_bytes: 0,
-            _place: place,
+            _places: places,
         }
     }
 
@@ -88,10 +135,13 @@ impl Peer {
     }
 }
 
-async fn cut_off(mut cut: watch::Receiver<bool>) -> io::Error {
+async fn cut_off(mut cut: watch::Receiver<bool>, mut ended: watch::Receiver<bool>) -> io::Error {
     // Whoever could cut is gone: so is the service.
-    let _ = cut.wait_for(|cut| *cut).await;
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the service is gone")
+    let why = tokio::select! {
+        _ = cut.wait_for(|cut| *cut) => "the service is gone",
+        _ = ended.wait_for(|ended| *ended) => "the peer does not read",
+    };
+    io::Error::new(io::ErrorKind::ConnectionAborted, why)
 }
 
 async fn silent(limit: Duration) -> io::Error {
@@ -100,10 +150,10 @@ async fn silent(limit: Duration) -> io::Error {
 }
 
 impl Connected for Peer {
-    type ConnectInfo = PeerTenant;
+    type ConnectInfo = Line;
 
-    fn connect_info(&self) -> PeerTenant {
-        PeerTenant(self.tenant.clone())
+    fn connect_info(&self) -> Line {
+        self.line.clone()
     }
 }
 
@@ -170,5 +220,46 @@ impl AsyncWrite for Peer {
             Wire::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Wire::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::tenant_places::TenantPlaces;
+
+    const SOON: Duration = Duration::from_millis(20);
+    const LATE: Duration = Duration::from_mins(1);
+
+    /// A peer and the other end of its connection.
+    async fn peer(cut: watch::Receiver<bool>) -> (Peer, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let tenant: Tenant = "a".into();
+        let own = TenantPlaces::new(1).take(&tenant).unwrap();
+        (Peer::new(Wire::Plain(stream), tenant, cut, LATE, (place, own)), other)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_never_read_ends_the_connection_and_a_closed_one_does_not() {
+        let (_cut, cutting) = watch::channel(false);
+        let (mut peer, other) = peer(cutting).await;
+        let line = peer.connect_info();
+        let (read_in_time, one) = line.open_stream(SOON);
+        let (unread, two) = line.open_stream(SOON * 10);
+        assert_eq!((one, two), (1, 2));
+        drop(read_in_time);
+        let waiting = tokio::time::timeout(SOON * 5, peer.read_u8()).await;
+        assert!(waiting.is_err(), "still open: {waiting:?}");
+        let ended = tokio::time::timeout(LATE, peer.read_u8()).await.expect("in time");
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        drop((unread, other));
+        assert_eq!(line.open_stream(LATE).1, 1, "closed streams are not counted");
     }
 }

@@ -25,6 +25,7 @@ use crate::error::ServeError;
 use crate::listener::{Door, Incoming};
 use crate::metrics::{Bound, Metrics};
 use crate::service::LateRelay;
+use crate::tenant_places::TenantPlaces;
 
 mod limits {
     use std::time::Duration;
@@ -211,7 +212,9 @@ impl Front {
         let (connections_max, handshakes_max) =
             (settings.connections_max as usize, settings.handshakes_max as usize);
         metrics.set_limit(Bound::Connections, connections_max);
+        metrics.set_limit(Bound::TenantConnections, settings.tenant_connections_max());
         metrics.set_limit(Bound::Handshakes, handshakes_max);
+        metrics.set_limit(Bound::ConnectionStreams, settings.connection_streams_max as usize);
         let gauges = note_gauges(door.clone(), connections_max, handshakes_max, metrics.clone());
         let reporter = HealthReporter::new();
         let follow = follow_health(reporter.clone(), health.watch());
@@ -255,6 +258,7 @@ fn door(
         handshake_timeout: Duration::from_millis(settings.handshake_timeout_ms),
         handshakes: Arc::new(Semaphore::new(settings.handshakes_max as usize)),
         connections: Arc::new(Semaphore::new(settings.connections_max as usize)),
+        tenant_connections: TenantPlaces::new(settings.tenant_connections_max()),
         cut,
         metrics: metrics.clone(),
     })

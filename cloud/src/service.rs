@@ -5,11 +5,13 @@ use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request as HttpRequest, Response as HttpResponse};
 use relay::call::CallRequest;
 use relay::ids::SessionId;
 use relay_proto::convert::Malformed;
+use relay_proto::size::{FRAME_HEADER_BYTES, frame_bytes};
 use relay_proto::v1;
 use relay_proto::v1::relay_server::{Relay, RelayServer};
 use tokio_stream::Stream;
@@ -21,8 +23,16 @@ use tonic::{Code, Request, Response, Status};
 use crate::call::CallEvents;
 use crate::engine::EngineHandle;
 use crate::error::CallError;
-use crate::peer::PeerTenant;
-use crate::store::Tenant;
+use crate::metrics::Bound;
+use crate::peer::{Line, OpenStream};
+
+mod limits {
+    use std::time::Duration;
+
+    /// How long a call's stream may stay open after the call's budget; a peer that has not read it
+    /// by then loses its connection.
+    pub(super) const UNREAD_MAX: Duration = Duration::from_secs(30);
+}
 
 /// The service of one engine.
 #[derive(Debug)]
@@ -32,13 +42,16 @@ pub struct CloudService {
 
 /// A call's events as messages. Dropping it drops the events, which cancels the call.
 #[derive(Debug)]
-pub struct CallStream(CallEvents);
+pub struct CallStream {
+    events: CallEvents,
+    _open: OpenStream,
+}
 
 impl Stream for CallStream {
     type Item = Result<v1::CallEvent, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let item = self.0.poll_recv(context);
+        let item = self.events.poll_recv(context);
         item.map(|item| item.map(|item| item.map(Into::into).map_err(Into::into)))
     }
 }
@@ -66,27 +79,32 @@ impl Relay for CloudService {
         &self,
         request: Request<v1::CallRequest>,
     ) -> Result<Response<CallStream>, Status> {
-        let tenant = tenant_of(&request)?;
+        let line = line_of(&request)?;
+        let bytes = frame_bytes(request.get_ref()) - FRAME_HEADER_BYTES;
+        self.engine.metrics().note_most(Bound::MessageBytes, bytes);
         let request: CallRequest = request.into_inner().try_into().map_err(CallError::from)?;
-        let events = self.engine.call(tenant, request)?;
-        Ok(Response::new(CallStream(events)))
+        let budget_ms_max = self.engine.description().limits.budget_ms_max;
+        let budget = Duration::from_millis(request.budget_ms.min(budget_ms_max).into());
+        let events = self.engine.call(Arc::clone(&line.tenant), request)?;
+        let (open, streams) = line.open_stream(budget + limits::UNREAD_MAX);
+        self.engine.metrics().note_most(Bound::ConnectionStreams, streams);
+        Ok(Response::new(CallStream { events, _open: open }))
     }
 
     async fn forget(
         &self,
         request: Request<v1::ForgetRequest>,
     ) -> Result<Response<v1::ForgetResponse>, Status> {
-        let tenant = tenant_of(&request)?;
+        let tenant = line_of(&request)?.tenant;
         let session: SessionId = request.into_inner().try_into().map_err(CallError::from)?;
         self.engine.forget(tenant, session).await?;
         Ok(Response::new(v1::ForgetResponse {}))
     }
 }
 
-fn tenant_of<T>(request: &Request<T>) -> Result<Tenant, Status> {
-    let tenant = request.extensions().get::<PeerTenant>();
+fn line_of<T>(request: &Request<T>) -> Result<Line, Status> {
     let none = || Status::unauthenticated("the connection has no tenant; connect with TLS");
-    tenant.map(|PeerTenant(tenant)| Arc::clone(tenant)).ok_or_else(none)
+    request.extensions().get::<Line>().cloned().ok_or_else(none)
 }
 
 impl From<Malformed> for CallError {

@@ -14,7 +14,7 @@ use super::{Clock, EngineParts};
 use crate::admission;
 use crate::call::{CallEvents, CallSender, channel};
 use crate::error::CallError;
-use crate::metrics::Metrics;
+use crate::metrics::{Bound, Metrics};
 use crate::store::{SessionKey, Tenant};
 
 /// What an overloaded engine's door asks to wait.
@@ -105,6 +105,7 @@ impl EngineHandle {
             return Ok(events);
         }
         admission::check_ids(&request, self.vocabulary_tokens)?;
+        self.note_asked(&request);
         let key = SessionKey { tenant, id: request.session };
         let submission = Submission { key, request, arrived, sender };
         match self.commands.try_send(Command::Call(Box::new(submission))) {
@@ -117,6 +118,24 @@ impl EngineHandle {
             }
             Err(_) => Err(CallError::EngineAway),
         }
+    }
+
+    /// Tells the gauges what an attempt within the limits asks for.
+    fn note_asked(&self, request: &CallRequest) {
+        let budget_ms = request.budget_ms.min(self.description.limits.budget_ms_max);
+        for (bound, asked) in [
+            (Bound::CallTokens, request.max_tokens as usize),
+            (Bound::DeltaTokens, request.delta.len()),
+            (Bound::DraftTokens, request.draft.len()),
+            (Bound::BudgetMs, budget_ms as usize),
+        ] {
+            self.metrics.note_most(bound, asked);
+        }
+    }
+
+    /// The counters.
+    pub(crate) const fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     fn refuse(&self, sender: &CallSender, refusal: Refusal) {

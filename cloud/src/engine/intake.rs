@@ -13,6 +13,7 @@ use super::Engine;
 use super::handle::Submission;
 use crate::admission;
 use crate::call::{Call, End};
+use crate::metrics::Bound;
 use crate::session::{BaseUnknown, Fit};
 use crate::store::SessionKey;
 
@@ -131,6 +132,7 @@ impl Engine {
                 session.keep_kv(fit.length_tokens.saturating_sub(1));
             }
         }
+        self.metrics.note_most(Bound::ContextTokens, fit.length_tokens);
         self.metrics.cached_tokens.inc_by(fit.cached_tokens as u64);
         Ok(Accepted {
             length_tokens: tokens(fit.length_tokens),

@@ -10,6 +10,7 @@ use relay_model::{LanguageModel, Logits, LogitsWanted, ModelError, Row, sample};
 use super::Engine;
 use crate::call::{Call, End, Phase};
 use crate::error::CallError;
+use crate::metrics::Bound;
 use crate::scheduler::{Need, Share, Work, plan};
 use crate::store::{SessionKey, SessionStore};
 
@@ -59,6 +60,8 @@ impl Engine {
         self.steps_made += 1;
         let began = (self.clock)();
         self.note_served(&parts, began);
+        let step_tokens = parts.iter().map(|part| part.input.len()).sum();
+        self.metrics.note_most(Bound::StepTokens, step_tokens);
         let outcome = forward(&mut *self.model, &mut self.store, &parts);
         let now = (self.clock)();
         let took = now.saturating_duration_since(began);

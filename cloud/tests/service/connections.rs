@@ -1,5 +1,7 @@
 //! Who may connect, and as whom.
 
+use std::time::Duration;
+
 use relay::refusal::Refusal;
 use relay_chassis::pki::{self, IssueOptions, Usage};
 use relay_cloud::{CloudSettings, ServeError};
@@ -68,6 +70,42 @@ async fn connections_are_bounded() {
     let ended = tokio::time::timeout(PATIENCE, second.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "the second is closed");
     drop(client);
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn promise_4_isolation_one_tenant_never_has_all_connections() {
+    let pki = Pki::new();
+    let cloud = Cloud::start(CloudSettings { connections_max: 4, ..pki.settings() }).await;
+    let [phone, tablet] = ["phone", "tablet"].map(|name| pki.issue(name, Usage::Client));
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(cloud.tls_client(&phone).await.unwrap());
+    }
+    assert!(cloud.tls_client(&phone).await.is_err(), "half of four are the phone's");
+    assert!(cloud.tls_client(&tablet).await.is_ok(), "another one has its own");
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_or_with_an_expired_one_is_refused() {
+    let pki = Pki::new();
+    let cloud = Cloud::start(pki.settings()).await;
+    let now = std::time::SystemTime::now();
+    let expired = IssueOptions {
+        valid_from: now - Duration::from_hours(2),
+        valid_until: now - Duration::from_hours(1),
+        ..IssueOptions::new(Usage::Client, 1)
+    };
+    let expired = pki::issue(pki.folder.path(), "late", &expired).unwrap();
+    let valid = pki.issue("phone", Usage::Client);
+    // The configurations are made here: the edge's own would not load an expired certificate.
+    let bare = pki.trusting().with_no_client_auth();
+    let error = cloud.connect(bare).await.unwrap_err();
+    assert!(error.contains("CertificateRequired"), "{error}");
+    let error = cloud.connect(pki.showing(&expired)).await.unwrap_err();
+    assert!(error.contains("CertificateExpired"), "{error}");
+    assert!(cloud.connect(pki.showing(&valid)).await.is_ok(), "the same way, with a valid one");
     cloud.stop().await;
 }
 

@@ -22,6 +22,10 @@ use relay_model::{
 };
 use relay_proto::v1;
 use relay_proto::v1::relay_client::RelayClient;
+use rustls::client::WantsClientCert;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -153,7 +157,12 @@ impl Cloud {
 
     /// A client that shows this certificate; an error if the connection is refused.
     pub async fn tls_client(&self, files: &TlsFiles) -> Result<Client, String> {
-        let connector = TlsConnector::from(client_config(files).unwrap());
+        self.connect(client_config(files).unwrap()).await
+    }
+
+    /// A client with this configuration of TLS; an error if the connection is refused.
+    pub async fn connect(&self, config: impl Into<Arc<ClientConfig>>) -> Result<Client, String> {
+        let connector = TlsConnector::from(config.into());
         let address = self.address;
         let endpoint = Endpoint::from_static("http://localhost");
         let connect = tower::service_fn(move |_| {
@@ -174,7 +183,7 @@ impl Cloud {
 }
 
 /// What an edge holds of a cloud.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Client {
     pub relay: RelayClient<Channel>,
     pub described: Description,
@@ -263,6 +272,24 @@ impl Pki {
 
     pub fn issue(&self, name: &str, usage: Usage) -> TlsFiles {
         pki::issue(self.folder.path(), name, &IssueOptions::new(usage, 1)).unwrap()
+    }
+
+    /// Trusts this authority; says nothing of a client's certificate yet.
+    pub fn trusting(&self) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let authority = CertificateDer::from_pem_file(self.folder.path().join("ca.pem")).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority).unwrap();
+        let builder = ClientConfig::builder_with_provider(provider);
+        builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots)
+    }
+
+    /// Shows a certificate, whatever its dates.
+    pub fn showing(&self, files: &TlsFiles) -> ClientConfig {
+        let chain = CertificateDer::pem_file_iter(&files.certificate).unwrap();
+        let chain = chain.collect::<Result<_, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+        self.trusting().with_client_auth_cert(chain, key).unwrap()
     }
 
     pub fn settings(&self) -> CloudSettings {
