@@ -285,26 +285,36 @@ impl Drive<'_> {
 
     /// The next thing that happens: a draft is ready, the cloud says something, or time is up.
     async fn happening(&mut self) -> Result<Option<Event>, EdgeError> {
-        let grace = self.session.settings.uplink.budget_grace();
-        let time_up = self.call.deadline().map(|deadline| deadline + grace);
+        let time_up = self.time_up_at();
+        // The timer comes first: a cloud that talks without end must not keep it from ringing.
         tokio::select! {
             biased;
+            () = until(time_up) => Ok(Some(self.time_up())),
             signal = next_signal(&mut self.attempt) => Ok(self.heard(signal)),
             drafted = next_draft(&mut self.draft) => {
                 self.draft = None;
                 let drafted = drafted.ok_or(EdgeError::DecoderGone)??;
                 Ok(Some(Event::Drafted(drafted)))
             }
-            () = until(time_up) => Ok(Some(self.time_up())),
         }
     }
 
+    /// When the open call, or else the warm sync under way, is given up.
+    fn time_up_at(&self) -> Option<Instant> {
+        let of_attempt = || self.attempt.as_ref().map(OpenAttempt::deadline);
+        let deadline = self.call.deadline().or_else(of_attempt)?;
+        Some(deadline + self.session.settings.uplink.budget_grace())
+    }
+
     fn time_up(&mut self) -> Event {
+        let is_call = self.call.deadline().is_some();
         self.call.end();
         if let Some(attempt) = self.attempt.take() {
             attempt.time_up();
         }
-        Event::TimeUp { attempt: self.machine.last_attempt() }
+        let attempt = self.machine.last_attempt();
+        // No call waits for a warm sync: to the machine it broke.
+        if is_call { Event::TimeUp { attempt } } else { Event::Cut { attempt } }
     }
 
     /// A signal as the machine's event; none where it only concerns the driver.

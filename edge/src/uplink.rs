@@ -146,8 +146,16 @@ impl Line {
         let Some((endpoint, wait)) = self.choose(order.route, ask.deadline) else {
             // The channel is new and has room.
             drop(signals.try_send(Signal::LinkDown));
-            return OpenAttempt { attempt, inbox, endpoint: None, task: None, heard_token: false };
+            return OpenAttempt {
+                attempt,
+                deadline: ask.deadline,
+                inbox,
+                endpoint: None,
+                task: None,
+                heard_token: false,
+            };
         };
+        let deadline = ask.deadline;
         let outgoing = Outgoing {
             passage: endpoint.pass(),
             endpoint: Arc::clone(&endpoint),
@@ -160,7 +168,7 @@ impl Line {
         };
         let task = tokio::spawn(outgoing.run(signals)).abort_handle();
         let endpoint = Some(endpoint);
-        OpenAttempt { attempt, inbox, endpoint, task: Some(task), heard_token: false }
+        OpenAttempt { attempt, deadline, inbox, endpoint, task: Some(task), heard_token: false }
     }
 
     fn choose(&mut self, route: Route, deadline: Instant) -> Option<(Arc<Endpoint>, Duration)> {
@@ -195,6 +203,7 @@ impl Line {
 #[derive(Debug)]
 pub(crate) struct OpenAttempt {
     attempt: Attempt,
+    deadline: Instant,
     inbox: mpsc::Receiver<Signal>,
     endpoint: Option<Arc<Endpoint>>,
     task: Option<AbortHandle>,
@@ -206,6 +215,11 @@ impl OpenAttempt {
         self.attempt
     }
 
+    /// End of the budget, the grace not counted.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// The next signal; `None` after the last.
     pub(crate) async fn signal(&mut self) -> Option<Signal> {
         let signal = self.inbox.recv().await;
@@ -213,7 +227,7 @@ impl OpenAttempt {
         signal
     }
 
-    /// The call's time is over. A cloud that said nothing worth the wait has failed.
+    /// The call's or warm sync's time is over. A cloud that said nothing worth the wait has failed.
     pub(crate) fn time_up(&self) {
         match &self.endpoint {
             Some(endpoint) if !self.heard_token => endpoint.failed(),
@@ -351,6 +365,8 @@ impl Outgoing {
     fn request(&self, description: &Description, budget_ms: u32) -> CallRequest {
         let order = &self.order;
         let limits = &description.limits;
+        // The order was given before this cloud was described. The machine hears of the limit by
+        // the signal before, and cuts what is left of its call by the same rule.
         let max_tokens = order.max_tokens.min(limits.call_tokens_max);
         let mut draft = self.ask.draft.clone();
         draft.truncate(max_tokens.min(limits.draft_tokens_max) as usize);

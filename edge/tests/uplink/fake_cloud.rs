@@ -144,7 +144,13 @@ impl FakeCloud {
 
     /// Streams that nobody has reset or read to their end.
     pub(crate) fn open_streams(&self) -> usize {
-        Arc::strong_count(&self.lock().streams) - 1
+        self.stream_counter()()
+    }
+
+    /// Counts the open streams from any thread.
+    pub(crate) fn stream_counter(&self) -> impl Fn() -> usize + Send + 'static {
+        let state = Arc::clone(&self.state);
+        move || Arc::strong_count(&state.lock().unwrap().streams) - 1
     }
 
     pub(crate) fn describes(&self) -> usize {

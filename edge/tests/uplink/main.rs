@@ -6,6 +6,7 @@
 mod fake_cloud;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fake_cloud::{FakeCloud, Reply, description, token_at};
@@ -500,6 +501,50 @@ async fn a_warm_sync_ships_ahead_and_changes_no_token() {
     let attempts: Vec<u64> = requests.iter().map(|request| request.attempt.number()).collect();
     assert!(attempts.is_sorted_by(|a, b| a < b), "{attempts:?}");
     assert_eq!(texts(&report, "llm"), [llm_text(3)]);
+}
+
+#[tokio::test]
+async fn a_warm_sync_without_an_end_is_given_up() {
+    let cloud = cloud(&[Reply::FallSilent(0)]).await;
+    let mut settings = settings(&[cloud.url()]);
+    settings.warm_sync_tokens = Some(1);
+    settings.policy.period_tokens = 1_000;
+    settings.uplink.call_budget_ms = 600;
+    settings.uplink.budget_grace_ms = 0;
+    // The SLM takes its time until the warm sync has arrived and its stream was reset.
+    let streams = cloud.stream_counter();
+    let arrived = cloud.request_counter();
+    let (was_reset, rule) = (Arc::new(AtomicBool::new(false)), hash_rule(1, 97..123));
+    let seen = Arc::clone(&was_reset);
+    let patient = move |ids: &[u32]| {
+        let begun = std::time::Instant::now();
+        while !seen.load(Ordering::Relaxed) && begun.elapsed().as_secs() < 10 {
+            seen.store(arrived() > 0 && streams() == 0, Ordering::Relaxed);
+            std::thread::yield_now();
+        }
+        rule(ids)
+    };
+    let report = answer(&mut session_of(settings, patient)).await;
+    assert!(was_reset.load(Ordering::Relaxed), "the stream was held for as long as it would last");
+    assert_eq!((cloud.requests().len(), report.degraded), (1, false), "and no other was sent");
+}
+
+#[tokio::test]
+async fn limits_of_two_clouds_bind_the_rest_of_a_call() {
+    let broken = Reply::Break(1, Code::Unavailable);
+    for (first, second, asked) in [(2, 64, [2, 1]), (64, 1, [3, 1])] {
+        let mut clouds = Vec::new();
+        for (limit, script) in [(first, vec![broken.clone()]), (second, Vec::new())] {
+            let mut narrow = described();
+            narrow.limits.call_tokens_max = limit;
+            clouds.push(FakeCloud::start(narrow, &script).await);
+        }
+        let urls: Vec<String> = clouds.iter().map(FakeCloud::url).collect();
+        let report = answer(&mut session(settings(&urls))).await;
+        let max_tokens = clouds.iter().flat_map(FakeCloud::requests).map(|call| call.max_tokens);
+        assert_eq!(max_tokens.collect::<Vec<_>>()[..2], asked);
+        assert!(texts(&report, "llm")[0].starts_with(&llm_text(2)) && !report.degraded);
+    }
 }
 
 #[tokio::test]
