@@ -1,7 +1,7 @@
 //! The edge's settings: every key, its unit and default, and what it may be. Reads no file itself
 //! (the chassis does) and starts nothing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub struct EdgeSettings {
     pub uplink: UplinkSettings,
     /// When an endpoint is left alone.
     pub breaker: BreakerSettings,
+    /// Where metrics and probes are served over HTTP while the program runs; absent is nowhere.
+    pub probes_listen: Option<SocketAddr>,
     /// Log lines on standard error.
     pub log: LogSettings,
 }
@@ -86,6 +88,7 @@ impl Default for EdgeSettings {
             draft_tokens_max: 0,
             uplink: UplinkSettings::default(),
             breaker: BreakerSettings::default(),
+            probes_listen: None,
             log: LogSettings::default(),
         }
     }

@@ -2,28 +2,29 @@
 //! standard output is the answer, or the JSON object that was asked for.
 
 mod command_line;
+mod lines;
 mod printer;
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
 use prometheus_client::registry::Registry;
 use relay::command::{CLOSE, OPEN};
+use relay_chassis::health::{Health, HealthState};
 use relay_chassis::shutdown::{Shutdown, Trigger};
-use relay_chassis::{settings, telemetry};
+use relay_chassis::{listen, probes, settings, telemetry};
 use relay_edge::config::ENV_PREFIX;
 use relay_edge::metrics::Metrics;
 use relay_edge::{EdgeError, EdgeSettings, Question, Report, Session};
-use relay_model::{LoadOptions, load};
-use tokio::sync::mpsc;
+use relay_model::{LoadOptions, ModelError, load};
 
 use command_line::{Ask, Chat, Command, CommandLine, Options};
+use lines::{Lines, read_lines};
 use printer::{Printer, show_note, show_summary};
-
-/// Lines of standard input that wait for their answer.
-const LINES_MAX: usize = 16;
 
 /// No whole answer.
 const EXIT_FAILED: u8 = 1;
@@ -92,20 +93,41 @@ fn serve(command: &Command, settings: EdgeSettings) -> anyhow::Result<bool> {
             signals.begun().await;
             on_signal.begin();
         });
-        let mut session = open_session(settings)?;
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let probes = settings.probes_listen;
+        let mut session = open_session(settings, metrics)?;
+        if let Some(address) = probes {
+            watch(address, registry).await?;
+        }
         let is_whole = match command {
             Command::Ask(asked) => ask(&mut session, asked, &cancel, &trigger).await,
-            Command::Chat(Chat { .. }) => chat(&mut session, &cancel, &trigger).await,
+            Command::Chat(Chat { .. }) => {
+                let lines = read_lines().context("no thread to read standard input")?;
+                chat(&mut session, lines, &cancel, &trigger).await
+            }
         };
         session.close().await;
         is_whole
     })
 }
 
-fn open_session(settings: EdgeSettings) -> anyhow::Result<Session> {
+/// Serves metrics and probes until the runtime ends: an edge has nothing to drain.
+async fn watch(address: SocketAddr, registry: Registry) -> anyhow::Result<SocketAddr> {
+    let listener = listen::bind(address, "probes_listen").await?;
+    let bound = listener.local_addr().context("the address of `probes_listen`")?;
+    let health = Health::new();
+    health.advance(HealthState::Ready);
+    tokio::spawn(async move {
+        let (end, _never) = Shutdown::manual();
+        probes::serve_probes(listener, Arc::new(registry), health, end).await;
+    });
+    Ok(bound)
+}
+
+fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Session> {
     let plain_texts = vec![OPEN.to_owned(), CLOSE.to_owned()];
     let model = load(&settings.model, &LoadOptions { plain_texts })?;
-    let metrics = Metrics::register(&mut Registry::default());
     Ok(Session::new(settings, model, metrics)?)
 }
 
@@ -157,9 +179,14 @@ async fn show_answer(
     Ok(report)
 }
 
-async fn chat(session: &mut Session, cancel: &Shutdown, trigger: &Trigger) -> anyhow::Result<bool> {
+/// Answers line by line. What is wrong with one question is said, and the next line taken.
+async fn chat(
+    session: &mut Session,
+    mut lines: Lines,
+    cancel: &Shutdown,
+    trigger: &Trigger,
+) -> anyhow::Result<bool> {
     let is_terminal = std::io::stdin().is_terminal();
-    let mut lines = read_lines()?;
     let mut is_whole = true;
     loop {
         if is_terminal {
@@ -170,39 +197,99 @@ async fn chat(session: &mut Session, cancel: &Shutdown, trigger: &Trigger) -> an
             () = cancel.begun() => None,
         };
         let Some(line) = line else { return Ok(is_whole) };
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                show_note(&format!("error: {error}\n"));
+                is_whole = false;
+                continue;
+            }
+        };
         match line.trim() {
             "" => {}
             "/quit" => return Ok(is_whole),
-            question => {
-                let question = Question::Chat(question);
-                let report = show_answer(session, question, cancel, trigger).await?;
-                is_whole = !report.is_cancelled();
-            }
+            question => is_whole = answer_line(session, question, cancel, trigger).await?,
         }
     }
 }
 
-/// Standard input, line by line. The thread ends with the input, or with the process: a read that
-/// waits for a terminal cannot be called off.
-fn read_lines() -> anyhow::Result<mpsc::Receiver<String>> {
-    let (sender, lines) = mpsc::channel(LINES_MAX);
-    std::thread::Builder::new()
-        .name("lines".to_owned())
-        .spawn(move || {
-            for line in std::io::stdin().lock().lines() {
-                let Ok(line) = line else { return };
-                if sender.blocking_send(line).is_err() {
-                    return;
-                }
-            }
-        })
-        .context("no thread to read standard input")?;
-    Ok(lines)
+async fn answer_line(
+    session: &mut Session,
+    question: &str,
+    cancel: &Shutdown,
+    trigger: &Trigger,
+) -> Result<bool, EdgeError> {
+    match show_answer(session, Question::Chat(question), cancel, trigger).await {
+        Ok(report) => Ok(!report.is_cancelled()),
+        Err(error) if is_of_the_question(&error) => {
+            show_note(&format!("error: {error}\n"));
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether another question may be answered all the same.
+fn is_of_the_question(error: &EdgeError) -> bool {
+    matches!(
+        error,
+        EdgeError::PromptTooLong { .. }
+            | EdgeError::EmptyPrompt
+            | EdgeError::Model(ModelError::Template { .. })
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use relay_model::scripted::{ScriptedModel, byte_tokenizer, hash_rule};
+    use relay_model::{ChatTemplate, LoadedModel, ModelIdentity};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+
+    fn session() -> Session {
+        let mut settings = EdgeSettings { model: "scripted".into(), ..EdgeSettings::default() };
+        settings.budget.max_tokens = 4;
+        let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+        let model = LoadedModel {
+            model: Box::new(ScriptedModel::new(257, 256, hash_rule(1, 97..123))),
+            tokenizer: Arc::new(byte_tokenizer(&[])),
+            chat_template: Some(ChatTemplate::new(template, "", "").unwrap()),
+            identity: ModelIdentity { name: "scripted".into(), hash: [0; 8] },
+        };
+        Session::new(settings, model, Metrics::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_question_that_cannot_be_answered_does_not_end_the_chat() {
+        let too_long = lines::LineError::TooLong { bytes_max: 1 };
+        for (lines, is_whole) in [
+            (vec![Ok("x".repeat(300)), Ok("hi".to_owned())], true),
+            (vec![Err(too_long), Ok("hi".to_owned()), Ok("/quit".to_owned())], true),
+            (vec![Ok("hi".to_owned()), Ok("x".repeat(300))], false),
+        ] {
+            let (sender, receiver) = mpsc::channel(8);
+            for line in lines {
+                sender.try_send(line).unwrap();
+            }
+            drop(sender);
+            let (cancel, trigger) = Shutdown::manual();
+            let ended = chat(&mut session(), receiver, &cancel, &trigger).await;
+            assert_eq!(ended.unwrap(), is_whole);
+        }
+    }
+
+    #[tokio::test]
+    async fn metrics_are_served_where_the_settings_say() {
+        let mut registry = Registry::default();
+        Metrics::register(&mut registry);
+        let address = watch(([127, 0, 0, 1], 0).into(), registry).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: probe\r\n\r\n").await.unwrap();
+        let mut told = String::new();
+        stream.read_to_string(&mut told).await.unwrap();
+        assert!(told.contains("relay_edge_answers_total 0"), "{told}");
+    }
 
     #[test]
     fn a_cause_is_told_once() {

@@ -74,7 +74,12 @@ fn the_edges_sample_gives_every_key_and_its_default() {
     let path = sample("edge.toml");
     let loaded: EdgeSettings = load(&path);
     loaded.validate().unwrap();
-    let everything = EdgeSettings { seed: Some(1), warm_sync_tokens: Some(1), ..loaded.clone() };
+    let everything = EdgeSettings {
+        seed: Some(1),
+        warm_sync_tokens: Some(1),
+        probes_listen: Some(([127, 0, 0, 1], 1).into()),
+        ..loaded.clone()
+    };
     let text = std::fs::read_to_string(path).unwrap();
     assert_eq!(keys_named(&text), keys_there_are(&everything));
     let defaults = EdgeSettings {
