@@ -266,7 +266,9 @@ mod tests {
         let metrics = Metrics::new(&mut registry);
         metrics.set_used(Bound::KvBytes, 7);
         metrics.set_limit(Bound::KvBytes, 9);
-        [3, 5, 4].iter().for_each(|tokens| metrics.note_most(Bound::StepTokens, *tokens));
+        for tokens in [3, 5, 4] {
+            metrics.note_most(Bound::StepTokens, tokens);
+        }
         metrics.count_refusal(&Refusal::Draining);
         metrics.count_finish(None);
         let mut text = String::new();

@@ -8,6 +8,7 @@
     reason = "a test binary has no outside, and a helper's panic is a test's failure"
 )]
 
+mod bounds;
 mod connections;
 mod drain;
 mod grpc;
