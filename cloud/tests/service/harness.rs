@@ -27,6 +27,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
@@ -35,20 +36,34 @@ use tonic::transport::{Channel, Endpoint};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Leaves for forward passes; while it is held, each pass takes one. Dropped, all may pass.
-pub struct Gate(SyncSender<()>);
+pub struct Gate {
+    leave: SyncSender<()>,
+    steps: watch::Receiver<usize>,
+}
 
 impl Gate {
     /// Lets so many steps pass.
     pub fn pass(&self, steps: usize) {
         for _ in 0..steps {
-            self.0.send(()).unwrap();
+            self.leave.send(()).unwrap();
         }
+    }
+
+    /// How many steps the model has done, the one that warms up included.
+    pub fn steps(&self) -> usize {
+        *self.steps.borrow()
+    }
+
+    /// Waits until the model has done so many steps.
+    pub async fn until(&self, steps: usize) {
+        self.steps.clone().wait_for(|done| *done >= steps).await.unwrap();
     }
 }
 
 struct GatedModel {
     inner: ScriptedModel,
     gate: Option<Receiver<()>>,
+    steps: watch::Sender<usize>,
 }
 
 impl LanguageModel for GatedModel {
@@ -64,7 +79,9 @@ impl LanguageModel for GatedModel {
         if self.gate.as_ref().is_some_and(|gate| gate.recv().is_err()) {
             self.gate = None;
         }
-        self.inner.forward(rows)
+        let logits = self.inner.forward(rows);
+        self.steps.send_modify(|steps| *steps += 1);
+        logits
     }
 }
 
@@ -88,10 +105,10 @@ pub fn settings() -> CloudSettings {
     }
 }
 
-fn loaded(gate: Option<Receiver<()>>) -> LoadedModel {
+fn loaded(gate: Option<Receiver<()>>, steps: watch::Sender<usize>) -> LoadedModel {
     let inner = ScriptedModel::new(257, 8192, hash_rule(7, 0..256));
     LoadedModel {
-        model: Box::new(GatedModel { inner, gate }),
+        model: Box::new(GatedModel { inner, gate, steps }),
         tokenizer: Arc::new(byte_tokenizer(&[])),
         chat_template: None,
         identity: ModelIdentity { name: "scripted".to_owned(), hash: [1; 8] },
@@ -101,7 +118,7 @@ fn loaded(gate: Option<Receiver<()>>) -> LoadedModel {
 impl Cloud {
     /// A service that is ready.
     pub async fn start(settings: CloudSettings) -> Self {
-        Self::ready(settings, None).await
+        Self::ready(settings, None, watch::Sender::new(0)).await
     }
 
     /// A service that is ready and then takes a leave for each step.
@@ -109,11 +126,16 @@ impl Cloud {
         let (leave, gate) = sync_channel(1024);
         // The decode that warms up passes, too.
         leave.send(()).unwrap();
-        (Self::ready(settings, Some(gate)).await, Gate(leave))
+        let (done, steps) = watch::channel(0);
+        (Self::ready(settings, Some(gate), done).await, Gate { leave, steps })
     }
 
-    async fn ready(settings: CloudSettings, gate: Option<Receiver<()>>) -> Self {
-        let cloud = Self::load(settings, move || Ok(loaded(gate))).await;
+    async fn ready(
+        settings: CloudSettings,
+        gate: Option<Receiver<()>>,
+        steps: watch::Sender<usize>,
+    ) -> Self {
+        let cloud = Self::load(settings, move || Ok(loaded(gate, steps))).await;
         cloud.until(HealthState::Ready).await;
         cloud
     }
