@@ -86,17 +86,90 @@ fn rule_2_the_delta_is_compared_with_the_log() {
 }
 
 #[test]
-fn rule_2_a_repeated_attempt_prefills_nothing_and_returns_the_same_tokens() {
-    let mut bench = Bench::new();
+fn promise_1_prefix_agreement_a_prefix_other_than_the_edges_is_never_continued() {
+    type Change = fn(&mut CallRequest, &[u32]);
+    let other = |log: &[u32], at: usize| {
+        let mut other = log.to_vec();
+        other[at] = (other[at] + 1) % 256;
+        prefix_hash(&other)
+    };
+    let changes: [(&str, Change); 3] = [
+        ("a wrong hash", |request, _| request.base_hash = PrefixHash::new([7; 16])),
+        ("the hash of a shorter prefix", |request, log| request.base_hash = prefix_hash(&log[..8])),
+        ("base and hash of no log", |request, _| {
+            request.base_tokens = 25;
+            request.base_hash = prefix_hash(&[1; 25]);
+        }),
+    ];
+    for n in [0, 4] {
+        let mut bench = Bench::new();
+        let log = with_log(&mut bench);
+        let longer = [&log[..], &[3, 4]].concat();
+        let have = Refusal::PrefixUnknown { have_tokens: 24, have_hash: prefix_hash(&log) };
+        let mut wrong: Vec<(String, CallRequest)> = Vec::new();
+        for (name, change) in changes {
+            let mut request = bench.request(1, 20, &longer, n);
+            change(&mut request, &log);
+            wrong.push((name.to_owned(), request));
+        }
+        // Prefixes of the right length that part from the log at the first, a middle, the last id.
+        for at in [0, 11, 19] {
+            let base_hash = other(&log[..20], at);
+            let request = CallRequest { base_hash, ..bench.request(1, 20, &longer, n) };
+            wrong.push((format!("another prefix of this length, at {at}"), request));
+        }
+        let attempts = 2..;
+        for (number, (name, request)) in attempts.zip(wrong) {
+            let told = bench.run(CallRequest { attempt: Attempt::new(number), ..request });
+            assert_eq!((told.refused, told.tokens.len()), (Some(have.clone()), 0), "{name}");
+            assert!(bench.rows().is_empty(), "{name}: nothing was computed");
+        }
+        let right = bench.request(20, 24, &longer, 4);
+        let told = bench.run(right);
+        assert_eq!(told.admitted(), (26, 23, 3), "log and KV are as they were");
+        assert_eq!(told.ids(), undisturbed(&longer, 4));
+    }
+}
+
+#[test]
+fn promise_2_at_most_once_a_repeated_attempt_returns_the_same_and_prefills_nothing_twice() {
+    let sampling = Sampling::new(1.0, 0, 1.0, 0.0).unwrap();
     let prompt = text(20);
-    let first = bench.request(1, 0, &prompt, 6);
+    let drawn =
+        |bench: &Bench, number| CallRequest { sampling, ..bench.request(number, 0, &prompt, 6) };
+    let mut bench = Bench::new();
+    let first = drawn(&bench, 1);
     let first = bench.run(first);
+    assert_eq!(first.tokens.len(), 6);
+    assert_ne!(first.ids(), undisturbed(&prompt, 6), "the noise does something");
     bench.rows();
-    let again = bench.request(2, 0, &prompt, 6);
+    // Repeated after its end, and after it was cut once and twice.
+    let again = drawn(&bench, 2);
     let again = bench.run(again);
-    assert_eq!(again.admitted(), (20, 20, 0));
-    assert_eq!(again.tokens, first.tokens);
+    assert_eq!((again.admitted(), &again.tokens), ((20, 20, 0), &first.tokens));
     assert_eq!(bench.rows(), [[1]; 6], "six tokens, six steps of one");
+    let log = [&prompt[..], &first.ids()].concat();
+    let after = bench.request(3, 0, &log, 0);
+    assert_eq!(bench.run(after).admitted(), (26, 25, 1), "no token stands twice");
+    for cut_after in 1..9 {
+        let mut bench = Bench::new();
+        let mut lost = bench.open("a", drawn(&bench, 1));
+        for _ in 0..cut_after {
+            bench.engine.turn();
+        }
+        let mut told = crate::bench::Told::default();
+        told.read(&mut lost);
+        drop(lost);
+        let again = drawn(&bench, 2);
+        let again = bench.run(again);
+        assert_eq!(again.tokens, first.tokens, "cut after {cut_after} steps");
+        let decoded = told.tokens.len().saturating_sub(1) + again.tokens.len();
+        let forwarded: usize = bench.rows().iter().flatten().sum();
+        // Each id of the prompt once, each token once for each time that it was decoded; the last
+        // id of the prompt is forwarded anew if its logits were used before.
+        let bound = 20 + decoded;
+        assert!(forwarded <= bound, "cut after {cut_after}: {forwarded} of {bound}");
+    }
 }
 
 #[test]
