@@ -75,8 +75,13 @@ impl Engine {
                     self.rates.observe_step(took, prefill_tokens, now);
                 }
                 self.metrics.prefilled_tokens.inc_by(prefill_tokens as u64);
-                self.faults_in_a_row = 0;
-                parts.iter().zip(&logits).for_each(|(part, logits)| self.settle(part, logits, now));
+                let settled = parts.iter().zip(&logits);
+                let sound = settled.filter(|(part, logits)| self.settle(part, logits, now)).count();
+                if sound > 0 {
+                    self.faults_in_a_row = 0;
+                } else {
+                    self.note_fault();
+                }
             }
             Err(fault) => self.fail(&parts, &fault, now),
         }
@@ -149,11 +154,17 @@ impl Engine {
     }
 
     /// Turns one row's logits into tokens: as long as the draft holds what the sampler itself
-    /// produces, the next row's logits follow from it. What was only guessed leaves no KV.
-    fn settle(&mut self, part: &Part, logits: &Logits, now: Instant) {
+    /// produces, the next row's logits follow from it. What was only guessed leaves no KV. False
+    /// if a row has no number in it: the call ends with a fault, and its KV goes, since what gave
+    /// that row is in it.
+    fn settle(&mut self, part: &Part, logits: &Logits, now: Instant) -> bool {
         let mut end = None;
         let mut used_rows = 0;
         while end.is_none() && used_rows < logits.rows() {
+            if !logits.row(used_rows).iter().any(|logit| logit.is_finite()) {
+                self.fail_call(part, now);
+                return false;
+            }
             let guess = part.input.get(part.input.len() - part.guess_tokens + used_rows);
             let (id, ended) = self.produce(part, logits.row(used_rows), now);
             used_rows += 1;
@@ -175,6 +186,16 @@ impl Engine {
         if let Some(reason) = end {
             self.end(part.number, End::Finished(reason), now);
         }
+        true
+    }
+
+    fn fail_call(&mut self, part: &Part, now: Instant) {
+        tracing::error!(session = ?part.key.id, "the model gave no number for a call's next token");
+        let empty = self.model.new_cache();
+        if let Some(mut session) = self.store.get_mut(&part.key) {
+            session.replace_cache(empty);
+        }
+        self.end(part.number, End::Fault(CallError::ModelFault), now);
     }
 
     /// One token: drawn, appended, delivered. None instead of it if it ends the text, and why the

@@ -39,6 +39,8 @@ pub struct Watch {
     pub now_ms: AtomicU64,
     /// The forward pass that panics, counted from 1; 0 for none.
     pub panics_at: AtomicU64,
+    /// The forward pass whose logits are not numbers, counted from 1; 0 for none.
+    pub no_numbers_at: AtomicU64,
 }
 
 struct WatchedModel {
@@ -65,6 +67,13 @@ impl LanguageModel for WatchedModel {
         self.watch.now_ms.fetch_add(self.watch.step_ms.load(Ordering::SeqCst), Ordering::SeqCst);
         let logits = self.inner.forward(rows);
         assert_ne!(self.watch.panics_at.load(Ordering::SeqCst), count, "the test wants a panic");
+        if self.watch.no_numbers_at.load(Ordering::SeqCst) == count {
+            let none = |logits: &Logits| {
+                let values = vec![f32::NAN; logits.rows() * VOCABULARY_TOKENS];
+                Logits::new(values, VOCABULARY_TOKENS)
+            };
+            return logits.map(|logits| logits.iter().map(none).collect());
+        }
         logits
     }
 }

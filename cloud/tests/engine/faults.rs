@@ -80,3 +80,23 @@ fn failures_in_a_row_ask_for_a_restart_and_the_engine_goes_on() {
     let request = bench.request(9, 0, &text(5), 1);
     assert_eq!(bench.run(request).ids(), undisturbed(&text(5), 1));
 }
+
+#[test]
+fn logits_that_are_not_numbers_end_the_call_and_leave_the_log() {
+    let prompt = text(20);
+    let whole = undisturbed(&prompt, 6);
+    // The third step gives the first token, the fifth the third.
+    for (at, produced) in [(3, 0), (5, 2)] {
+        let mut bench = Bench::new();
+        bench.watch.no_numbers_at.store(at, Ordering::SeqCst);
+        let request = bench.request(1, 0, &prompt, 6);
+        let told = bench.run(request);
+        assert_eq!(told.fault, Some(CallError::ModelFault));
+        assert_eq!(told.ids(), whole[..produced]);
+        let log = [&prompt[..], &whole[..produced]].concat();
+        let again = bench.request(2, log.len(), &log, u32::try_from(6 - produced).unwrap());
+        let told = bench.run(again);
+        assert_eq!(told.admitted().1, 0, "the KV that gave no number is not used again");
+        assert_eq!(told.ids(), whole[produced..]);
+    }
+}
