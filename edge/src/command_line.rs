@@ -18,7 +18,7 @@ pub(crate) struct CommandLine {
 const EXAMPLES: &str = "\
 Examples:
   relay-edge ask --model slm.gguf \"What is a relay race?\"
-  relay-edge ask --model slm.gguf --cloud https://cloud:7443 --policy entropy \\
+  relay-edge ask --model slm.gguf --cloud https://cloud:7433 --policy entropy \\
       --tls-certificate edge.pem --tls-key edge.key --tls-authority ca.pem \"Why is the sky blue?\"
   relay-edge chat --config edge.toml
 
