@@ -14,6 +14,11 @@ use crate::error::CallError;
 use crate::scheduler::Need;
 use crate::store::SessionKey;
 
+mod limits {
+    /// How often a call whose bytes do not fit is passed by younger ones.
+    pub(super) const PASSED_CALLS_MAX: usize = 16;
+}
+
 /// What a call's stream carries.
 pub type CallItem = Result<CallEvent, CallError>;
 
@@ -80,8 +85,7 @@ pub struct Call {
     pub key: SessionKey,
     /// Waiting or running.
     pub phase: Phase,
-    /// How many younger calls were given a place while its bytes did not fit.
-    pub passed: u32,
+    passed_calls: usize,
     max_tokens: u32,
     produced_tokens: u32,
     draft: Vec<u32>,
@@ -119,7 +123,7 @@ impl Call {
             number,
             key,
             phase: Phase::Waiting,
-            passed: 0,
+            passed_calls: 0,
             max_tokens: request.max_tokens,
             produced_tokens: 0,
             draft: request.draft,
@@ -143,6 +147,16 @@ impl Call {
     /// Whether it runs.
     pub const fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running { .. })
+    }
+
+    /// So many younger calls were given a place while its bytes did not fit.
+    pub const fn note_passed(&mut self, calls: usize) {
+        self.passed_calls = self.passed_calls.saturating_add(calls);
+    }
+
+    /// Whether it was passed as often as a call may be: nobody goes before it any more.
+    pub const fn is_overdue(&self) -> bool {
+        self.passed_calls >= limits::PASSED_CALLS_MAX
     }
 
     /// What is left until its deadline.

@@ -43,8 +43,8 @@ mod limits {
     pub(super) const COMMANDS_MAX: usize = 1024;
     /// How often an idle engine looks for sessions to expire.
     pub(super) const IDLE_TURN: Duration = Duration::from_millis(500);
-    /// How often a call whose bytes do not fit is passed by younger ones before they wait for it.
-    pub(super) const PASSED_MAX: u32 = 16;
+    /// Calls that are held back in one turn before the rest waits for the next.
+    pub(super) const HELD_BACK_MAX: usize = 64;
     /// So many failed steps in a row, and the daemon says that it needs a restart.
     pub(super) const FAULTS_IN_A_ROW_MAX: u32 = 3;
 }
@@ -104,29 +104,35 @@ pub struct Engine {
     drained: watch::Sender<bool>,
 }
 
-/// Whether a call could be given a place, and how often it was passed if not.
+/// Whether a call could be given a place.
 enum Start {
     Runs,
     /// What runs holds too much.
-    NoBytes {
-        passed: u32,
-    },
+    NoBytes,
     /// Its tenant would run over its share of bytes while another waits.
-    OverShare {
-        passed: u32,
-    },
+    OverShare,
 }
 
-/// Who gets no place in this turn.
+/// What became of the waiting calls in this turn.
 #[derive(Default)]
-struct HeldBack {
-    calls: Vec<u64>,
-    tenants: Vec<Tenant>,
+struct PlaceTurn {
+    started: Vec<(u64, Tenant)>,
+    /// Calls without a place, and the tenant whose share it is that holds them.
+    held_back: Vec<(u64, Option<Tenant>)>,
+    /// Tenants whose calls all wait for one that is overdue.
+    held_tenants: Vec<Tenant>,
 }
 
-impl HeldBack {
+impl PlaceTurn {
     fn holds(&self, call: &Call) -> bool {
-        self.calls.contains(&call.number) || self.tenants.contains(&call.key.tenant)
+        self.held_back.iter().any(|(number, _)| *number == call.number)
+            || self.held_tenants.contains(&call.key.tenant)
+    }
+
+    /// How many calls that came later were started; of a tenant, if it is its share that holds.
+    fn younger_started(&self, number: u64, of_tenant: Option<&Tenant>) -> usize {
+        let younger = self.started.iter().filter(|(started, _)| *started > number);
+        younger.filter(|(_, tenant)| of_tenant.is_none_or(|own| own == tenant)).count()
     }
 }
 
@@ -247,19 +253,29 @@ impl Engine {
     }
 
     /// Gives free places away, as far as the bytes of KV reach. A call whose bytes do not fit lets
-    /// others pass, so many times; then those behind it wait for it.
+    /// others pass, so many times; then it comes first, and all wait for it.
     fn give_places(&mut self) {
-        let mut held_back = HeldBack::default();
-        while let Some(number) = self.next_to_run(&held_back) {
-            let Some(call) = self.calls.get(&number) else { return };
-            let tenant = Arc::clone(&call.key.tenant);
+        let mut turn = PlaceTurn::default();
+        while turn.held_back.len() < limits::HELD_BACK_MAX
+            && let Some(number) = self.next_to_run(&turn)
+            && let Some(call) = self.calls.get(&number)
+        {
+            let (tenant, overdue) = (Arc::clone(&call.key.tenant), call.is_overdue());
             match self.start(number) {
-                Start::Runs => self.note_passed(number, &held_back),
-                Start::NoBytes { passed } if passed >= limits::PASSED_MAX => return,
-                Start::OverShare { passed } if passed >= limits::PASSED_MAX => {
-                    held_back.tenants.push(tenant);
+                Start::Runs => turn.started.push((number, tenant)),
+                Start::NoBytes if overdue => break,
+                Start::NoBytes => turn.held_back.push((number, None)),
+                Start::OverShare => {
+                    if overdue {
+                        turn.held_tenants.push(Arc::clone(&tenant));
+                    }
+                    turn.held_back.push((number, Some(tenant)));
                 }
-                Start::NoBytes { .. } | Start::OverShare { .. } => held_back.calls.push(number),
+            }
+        }
+        for (number, of_tenant) in &turn.held_back {
+            if let Some(call) = self.calls.get_mut(number) {
+                call.note_passed(turn.younger_started(*number, of_tenant.as_ref()));
             }
         }
     }
@@ -273,15 +289,15 @@ impl Engine {
             .map(|call| &call.key.tenant)
             .collect();
         let Some(call) = self.calls.get(&number) else { return Start::Runs };
-        let (tenant, passed) = (&call.key.tenant, call.passed);
+        let tenant = &call.key.tenant;
         let others_wait = waiting_tenants.iter().any(|other| *other != tenant);
         let running = self.store.running_bytes(tenant);
         let over_share = running.saturating_add(bytes) > self.limits.store.tenant_kv_bytes;
         if others_wait && running > 0 && over_share {
-            return Start::OverShare { passed };
+            return Start::OverShare;
         }
         if !self.store.reserve(&call.key, bytes) {
-            return Start::NoBytes { passed };
+            return Start::NoBytes;
         }
         if let Some(call) = self.calls.get_mut(&number) {
             call.phase = Phase::Running { served_step: self.steps_made };
@@ -297,26 +313,19 @@ impl Engine {
         kv_bytes(tokens, self.model.shape().kv_bytes_per_token)
     }
 
-    /// Calls that were held back and are older than the one that runs now were passed once more.
-    fn note_passed(&mut self, runs: u64, held_back: &HeldBack) {
-        for number in held_back.calls.iter().filter(|number| **number < runs) {
-            if let Some(call) = self.calls.get_mut(number) {
-                call.passed += 1;
-            }
-        }
-    }
-
-    fn next_to_run(&self, held_back: &HeldBack) -> Option<u64> {
+    fn next_to_run(&self, turn: &PlaceTurn) -> Option<u64> {
         let (running, waiting): (Vec<&Call>, Vec<&Call>) =
             self.calls.values().partition(|call| call.is_running());
         let running: Vec<&str> = running.iter().map(|call| &*call.key.tenant).collect();
-        let waiting: Vec<Waiting<'_>> = waiting
-            .iter()
-            .filter(|call| !held_back.holds(call))
-            .map(|call| Waiting { call: call.number, tenant: &call.key.tenant })
-            .collect();
         let CallPlaces { calls_max, tenant_calls_max, .. } = self.limits.places;
-        next_to_run(&waiting, &running, Places { calls_max, tenant_calls_max })
+        let places = Places { calls_max, tenant_calls_max };
+        let of = |which: fn(&Call) -> bool| {
+            let waiting = waiting.iter().filter(|call| which(call) && !turn.holds(call));
+            let waiting =
+                waiting.map(|call| Waiting { call: call.number, tenant: &call.key.tenant });
+            next_to_run(&waiting.collect::<Vec<_>>(), &running, places)
+        };
+        of(Call::is_overdue).or_else(|| of(|_| true))
     }
 
     /// Ends a call: its place is free, its session idle, its reader told.

@@ -213,7 +213,10 @@ impl Engine {
             return (None, Some(FinishReason::Cancelled));
         };
         let position = u32::try_from(session.log_tokens()).unwrap_or(u32::MAX);
-        let sampled = sample(logits, call.sampling(), call.noise(position), &self.masked);
+        let Some(sampled) = sample(logits, call.sampling(), call.noise(position), &self.masked)
+        else {
+            return (None, Some(FinishReason::Cancelled));
+        };
         if self.tokenizer.ends_text(sampled.id) {
             return (None, Some(FinishReason::EndOfText));
         }

@@ -90,36 +90,36 @@ fn a_tenant_that_waits_alone_may_run_over_its_share_of_kv() {
 
 #[test]
 fn a_call_that_does_not_fit_lets_others_pass_but_not_for_ever() {
-    let settings = CloudSettings { insecure: true, calls_max: 3, ..of_pages(3) };
-    let mut bench = Bench::with(&settings, rule());
-    // The first takes one page for long, the second wants all three.
-    let prompt = text(3);
-    let mut first = bench.open("a", of_session(1, bench.request(1, 0, &prompt, 16)));
-    let mut big = bench.open("a", of_session(2, bench.request(1, 0, &text(90), 4)));
-    let mut passed = 0;
-    let mut told = Told::default();
-    // Small calls without end; each is at most two steps long, so a page is never free for long.
-    let mut small = std::collections::VecDeque::new();
-    for number in 0..200_u64 {
-        let id = 3 + u8::try_from(number % 4).unwrap();
-        let attempt = 1 + number;
-        let request = of_session(id, bench.request(attempt, 0, &prompt, 2));
-        small.push_back(bench.open("a", request));
-        bench.engine.turn();
-        told.read(&mut big);
-        if !told.tokens.is_empty() {
-            break;
+    // Three pages. The first call holds one of them for 16 steps; the big one wants all three; the
+    // small ones take one each, come without end, and with `tenants` are of those served first.
+    for tenants in [["a", "a"], ["b", "c"]] {
+        let settings = CloudSettings { tenant_share_percent: 100, ..of_pages(3) };
+        let mut bench = Bench::with(&settings, rule());
+        let prompt = text(3);
+        let mut first = bench.open("a", of_session(1, bench.request(1, 0, &prompt, 16)));
+        let mut big = bench.open("a", of_session(2, bench.request(1, 0, &text(90), 4)));
+        let (mut passed, mut told) = (0, Told::default());
+        let mut small = Vec::new();
+        for number in 0..200_u8 {
+            let tenant = tenants[usize::from(number % 2)];
+            let request = bench.request(u64::from(number) + 1, 0, &prompt, 2);
+            small.push(bench.open(tenant, of_session(3 + number % 4, request)));
+            bench.engine.turn();
+            told.read(&mut big);
+            if !told.tokens.is_empty() {
+                break;
+            }
+            small.retain_mut(|events| {
+                let ended = read(events).finished == Some(FinishReason::Length);
+                passed += u32::from(ended);
+                !ended
+            });
         }
-        small.retain_mut(|events| {
-            let ended = read(events).finished == Some(FinishReason::Length);
-            passed += u32::from(ended);
-            !ended
-        });
+        assert!(passed >= 3, "{tenants:?}: others ran meanwhile: {passed}");
+        assert!(passed <= 24, "{tenants:?}: the big call was passed {passed} times");
+        assert!(!told.tokens.is_empty(), "{tenants:?}: the big call ran");
+        assert_eq!(read(&mut first).finished, Some(FinishReason::Length));
     }
-    assert!(passed >= 3, "others ran meanwhile: {passed}");
-    assert!(passed <= 24, "the big call was passed {passed} times");
-    assert!(!told.tokens.is_empty(), "the big call ran");
-    assert_eq!(read(&mut first).finished, Some(FinishReason::Length));
 }
 
 #[test]
