@@ -208,7 +208,7 @@ impl DecoderThread {
         let logits = self.logits_after_log(reply)?;
         let row = logits.last().unwrap_or_default();
         let key = NoiseKey::new(self.seed, Role::Slm, position);
-        let id = sample(row, &self.sampling, key, &mask).id;
+        let id = sample(row, &self.sampling, key, &mask).ok_or_else(no_number)?.id;
         self.log.push(id);
         Ok(Drafted {
             id,
@@ -262,7 +262,7 @@ impl DecoderThread {
             let logits = step(&mut *self.model, &mut fork, &[next])?;
             let key = NoiseKey::new(self.seed, Role::Llm, guess.cloud_position + offset);
             let row = logits.last().unwrap_or_default();
-            next = sample(row, &self.sampling, key, &TokenMask::none()).id;
+            next = sample(row, &self.sampling, key, &TokenMask::none()).ok_or_else(no_number)?.id;
             // The LLM's end of text comes with its last word, not as an accepted draft, and the
             // command's tags never enter the cloud view.
             if self.tokenizer.ends_text(next) || self.command_tokens.contains(&next) {
@@ -292,6 +292,10 @@ fn step(
     let logits = model.forward(&mut [row])?;
     let missing = || ModelError::Fault { what: "no logits came back".to_owned() };
     logits.into_iter().next().ok_or_else(missing)
+}
+
+fn no_number() -> ModelError {
+    ModelError::Fault { what: "no logit is a number; is the model file whole?".to_owned() }
 }
 
 /// An asker that has gone away is no error: the answer was cancelled.

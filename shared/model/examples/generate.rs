@@ -109,9 +109,10 @@ fn generate(arguments: &Arguments, loaded: &mut LoadedModel, prompt_ids: &[u32])
     Ok(report)
 }
 
+/// The end of a model that gives no numbers is the first id for ever: the report shows it.
 fn greedy(logits: &[f32]) -> u32 {
     let key = relay_model::NoiseKey::new(0, relay_model::Role::Slm, 0);
-    sample(logits, &Sampling::GREEDY, key, &TokenMask::none()).id
+    sample(logits, &Sampling::GREEDY, key, &TokenMask::none()).map_or(0, |sampled| sampled.id)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "small counts")]

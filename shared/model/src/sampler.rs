@@ -48,16 +48,22 @@ pub struct Sampled {
 }
 
 /// Chooses a token from `logits`, `[vocabulary]`. A logit that is not a number is never chosen
-/// while another is left, and neither is a masked id; if nothing is left the most likely token is
-/// taken whatever the mask says, because something has to be.
-pub fn sample(logits: &[f32], sampling: &Sampling, key: NoiseKey, masked: &TokenMask) -> Sampled {
+/// and neither is a masked id; if nothing is left the most likely token is taken whatever the mask
+/// says, because something has to be. `None` if no id has a logit that can be chosen at all: the
+/// model is broken, and any token would be made up.
+pub fn sample(
+    logits: &[f32],
+    sampling: &Sampling,
+    key: NoiseKey,
+    masked: &TokenMask,
+) -> Option<Sampled> {
     let chosen = if sampling.temperature > 0.0 {
         draw(logits, sampling, key, masked)
     } else {
         most_likely(logits, masked)
     };
-    let id = chosen.or_else(|| most_likely(logits, &TokenMask::none())).unwrap_or(0);
-    Sampled { id, logprob: log_probability(logits, id) }
+    let id = chosen.or_else(|| most_likely(logits, &TokenMask::none()))?;
+    Some(Sampled { id, logprob: log_probability(logits, id) })
 }
 
 /// Entropy in nats of the softmax of the raw logits.
@@ -203,7 +209,7 @@ fn most_likely(logits: &[f32], masked: &TokenMask) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
     for (id, &logit) in (0..).zip(logits) {
         let beats = best.is_none_or(|(_, top)| logit > top);
-        if beats && !logit.is_nan() && !masked.contains(id) {
+        if beats && logit > f32::NEG_INFINITY && !masked.contains(id) {
             best = Some((id, logit));
         }
     }
@@ -291,7 +297,7 @@ mod tests {
             // Coarse steps, so that ties occur.
             let logits: Vec<f32> = steps.iter().map(|step| f32::from(*step) / 2.0).collect();
             let masked = TokenMask::from_ids(masked);
-            let ours = sample(&logits, &sampling, key(position), &masked);
+            let ours = sample(&logits, &sampling, key(position), &masked).unwrap();
             prop_assert_eq!(ours.id, naive(&logits, &sampling, key(position), &masked));
         }
 
@@ -302,8 +308,9 @@ mod tests {
         ) {
             let logits: Vec<f32> = bits.into_iter().map(f32::from_bits).collect();
             let sampling = Sampling { temperature, top_k, top_p, min_p };
-            let id = sample(&logits, &sampling, key(0), &TokenMask::from_ids(vec![0, 3])).id;
-            prop_assert!((id as usize) < logits.len().max(1));
+            let sampled = sample(&logits, &sampling, key(0), &TokenMask::from_ids(vec![0, 3]));
+            prop_assert_eq!(sampled.is_some(), logits.iter().any(|&l| l > f32::NEG_INFINITY));
+            prop_assert!(sampled.is_none_or(|sampled| (sampled.id as usize) < logits.len()));
             top_log_probabilities(&logits, 5);
             entropy_nats(&logits);
         }
@@ -318,7 +325,7 @@ mod tests {
         for position in 0..40 {
             for top_p in [0.05, 0.5, 0.9, 0.999, 1.0] {
                 let sampling = Sampling { top_p, ..Sampling::at_temperature(0.9) };
-                let ours = sample(&logits, &sampling, key(position), &none).id;
+                let ours = sample(&logits, &sampling, key(position), &none).unwrap().id;
                 assert_eq!(ours, naive(&logits, &sampling, key(position), &none));
             }
         }
@@ -331,7 +338,7 @@ mod tests {
         let mut counts = [0_u16; 4];
         for position in 0..20_000 {
             let sampling = Sampling::at_temperature(1.0);
-            let sampled = sample(&logits, &sampling, key(position), &TokenMask::none());
+            let sampled = sample(&logits, &sampling, key(position), &TokenMask::none()).unwrap();
             counts[sampled.id as usize] += 1;
             let expected = (logits[sampled.id as usize].exp() / total).ln();
             assert!((sampled.logprob - expected).abs() < 1e-5);
@@ -348,9 +355,13 @@ mod tests {
         for temperature in [0.0, 1.0] {
             let sampling = Sampling::at_temperature(temperature);
             let masked = TokenMask::from_ids(vec![1]);
-            assert_eq!(sample(&logits, &sampling, key(0), &masked).id, 2);
+            let id = |masked| sample(&logits, &sampling, key(0), &masked).map(|chosen| chosen.id);
+            assert_eq!(id(masked), Some(2));
             let all = TokenMask::from_ids(vec![0, 1, 2, 3]);
-            assert_eq!(sample(&logits, &sampling, key(0), &all).id, 1);
+            assert_eq!(id(all), Some(1));
+            for broken in [&[f32::NAN; 4][..], &[f32::NEG_INFINITY, f32::NAN], &[]] {
+                assert_eq!(sample(broken, &sampling, key(0), &TokenMask::none()), None);
+            }
         }
     }
 

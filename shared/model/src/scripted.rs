@@ -222,7 +222,7 @@ mod tests {
 
     fn greedy(logits: &[f32]) -> u32 {
         let key = NoiseKey::new(0, Role::Llm, 0);
-        sample(logits, &Sampling::GREEDY, key, &TokenMask::none()).id
+        sample(logits, &Sampling::GREEDY, key, &TokenMask::none()).unwrap().id
     }
 
     #[test]
@@ -281,7 +281,8 @@ mod tests {
         let drawn = (0..200).filter(|row| {
             let key = NoiseKey::new(3, Role::Llm, *row);
             let row = logits.row(*row as usize);
-            sample(row, &Sampling::at_temperature(1.0), key, &TokenMask::none()).id == greedy(row)
+            let drawn = sample(row, &Sampling::at_temperature(1.0), key, &TokenMask::none());
+            drawn.unwrap().id == greedy(row)
         });
         assert!((80..199).contains(&drawn.count()));
     }

@@ -76,7 +76,7 @@ fn exact_run() -> Vec<Vec<Vec<(u32, f32)>>> {
 
 fn greedy(logits: &[f32]) -> u32 {
     let key = NoiseKey::new(0, Role::Slm, 0);
-    sample(logits, &Sampling::GREEDY, key, &TokenMask::none()).id
+    sample(logits, &Sampling::GREEDY, key, &TokenMask::none()).unwrap().id
 }
 
 #[test]
