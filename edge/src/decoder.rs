@@ -438,6 +438,34 @@ mod tests {
         assert_eq!(draft(&decoder).await.id, expected(&[7]).await);
     }
 
+    /// A model file that holds no numbers.
+    struct Broken(ScriptedModel);
+
+    impl LanguageModel for Broken {
+        fn shape(&self) -> ModelShape {
+            self.0.shape()
+        }
+
+        fn new_cache(&self) -> KvCache {
+            self.0.new_cache()
+        }
+
+        fn forward(&mut self, rows: &mut [Row<'_>]) -> Result<Vec<Logits>, ModelError> {
+            let sound = self.0.forward(rows)?;
+            Ok(sound.iter().map(|of| Logits::new(vec![f32::NAN; of.rows() * 257], 257)).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_model_without_numbers_is_a_fault_and_no_text() {
+        let model = Broken(ScriptedModel::new(257, 64, hash_rule(3, 97..123)));
+        let tokenizer = Arc::new(byte_tokenizer(&[]));
+        let decoder = Decoder::spawn(Box::new(model), tokenizer, Sampling::GREEDY).unwrap();
+        begin(&decoder, &[7]).await;
+        let drafted = decoder.draft(None).await.unwrap().await.unwrap();
+        assert!(matches!(drafted, Err(ModelError::Fault { .. })), "{drafted:?}");
+    }
+
     #[tokio::test]
     async fn draws_depend_on_the_position_in_the_edge_view() {
         let decoder = decoder();
