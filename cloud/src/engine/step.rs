@@ -161,12 +161,11 @@ impl Engine {
         let mut end = None;
         let mut used_rows = 0;
         while end.is_none() && used_rows < logits.rows() {
-            if !logits.row(used_rows).iter().any(|logit| logit.is_finite()) {
+            let guess = part.input.get(part.input.len() - part.guess_tokens + used_rows);
+            let Some((id, ended)) = self.produce(part, logits.row(used_rows), now) else {
                 self.fail_call(part, now);
                 return false;
-            }
-            let guess = part.input.get(part.input.len() - part.guess_tokens + used_rows);
-            let (id, ended) = self.produce(part, logits.row(used_rows), now);
+            };
             used_rows += 1;
             end = ended;
             if guess.copied() != id {
@@ -199,26 +198,23 @@ impl Engine {
     }
 
     /// One token: drawn, appended, delivered. None instead of it if it ends the text, and why the
-    /// call is over if it is.
+    /// call is over if it is. Nothing at all, and nothing changed, if no id can be drawn.
     fn produce(
         &mut self,
         part: &Part,
         logits: &[f32],
         now: Instant,
-    ) -> (Option<u32>, Option<FinishReason>) {
+    ) -> Option<(Option<u32>, Option<FinishReason>)> {
         let (Some(call), Some(mut session)) =
             (self.calls.get_mut(&part.number), self.store.get_mut(&part.key))
         else {
             debug_assert!(false, "a row of the batch has a call and a session");
-            return (None, Some(FinishReason::Cancelled));
+            return Some((None, Some(FinishReason::Cancelled)));
         };
         let position = u32::try_from(session.log_tokens()).unwrap_or(u32::MAX);
-        let Some(sampled) = sample(logits, call.sampling(), call.noise(position), &self.masked)
-        else {
-            return (None, Some(FinishReason::Cancelled));
-        };
+        let sampled = sample(logits, call.sampling(), call.noise(position), &self.masked)?;
         if self.tokenizer.ends_text(sampled.id) {
-            return (None, Some(FinishReason::EndOfText));
+            return Some((None, Some(FinishReason::EndOfText)));
         }
         session.push(sampled.id);
         self.metrics.tokens.inc();
@@ -230,7 +226,7 @@ impl Engine {
         } else {
             None
         };
-        (Some(sampled.id), end)
+        Some((Some(sampled.id), end))
     }
 
     fn note_draft(&mut self, part: &Part, used_rows: usize) {
