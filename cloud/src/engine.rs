@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use relay::call::{Description, FinishReason, LoadHint};
 use relay::command;
@@ -27,7 +27,7 @@ use relay_chassis::health::{Health, HealthState};
 use relay_model::{LanguageModel, TokenMask, Tokenizer};
 use tokio::sync::watch;
 
-use crate::admission::{self, CallPlaces, Load, Rates};
+use crate::admission::{self, CallPlaces, Load, Pace, Rates};
 use crate::call::{Call, End};
 use crate::metrics::{Bound, Metrics, finish_name};
 use crate::scheduler::{StepLimits, Turns};
@@ -197,7 +197,7 @@ impl Engine {
 
     /// Ends what nobody reads, what has no time left and, past the drain's limit, everything.
     fn reap(&mut self, now: Instant) {
-        let step = self.rates.pace(now).step.unwrap_or_default();
+        let pace = self.rates.pace(now);
         let drain_over = self.drain_until().is_some_and(|until| now >= until);
         let over = |call: &Call| {
             let left = call.time_left(now);
@@ -205,7 +205,7 @@ impl Engine {
                 Some(FinishReason::Cancelled)
             } else if drain_over {
                 Some(FinishReason::Draining)
-            } else if left.is_zero() || left < step {
+            } else if left.is_zero() || left < self.next_step(call, pace) {
                 Some(FinishReason::Deadline)
             } else {
                 None
@@ -216,6 +216,17 @@ impl Engine {
             if let Some(reason) = reason {
                 self.end(number, End::Finished(reason), now);
             }
+        }
+    }
+
+    /// What the call's next step takes, as far as it is measured: a piece of prefill or a decode.
+    fn next_step(&self, call: &Call, pace: Pace) -> Duration {
+        let pending = self.pending_tokens(&call.key);
+        let piece = pending.min(self.limits.step.prefill_chunk_tokens);
+        let decode = pace.step.unwrap_or_default();
+        match (pace.prefill_token, u32::try_from(piece)) {
+            (Some(prefill_token), Ok(piece @ 2..)) => decode.max(prefill_token * piece),
+            _ => decode,
         }
     }
 

@@ -229,6 +229,8 @@ fn too_late_is_said_by_measured_rates_and_never_to_a_warm_sync() {
     // Unmeasured, nothing is too late: it is tried, and ends at its deadline.
     let first = tight(bench.request(1, 0, &text(90), 4));
     assert_eq!(bench.run(first).finished, Some(FinishReason::Deadline));
+    let pieces = bench.watch.forwards.lock().unwrap().len();
+    assert_eq!(pieces, 5, "five pieces of 9 ms; a sixth would end at 54");
     // Now a token of prefill is known to take a millisecond, and 45 are cached.
     let second = tight(of_session(2, bench.request(1, 0, &text(90), 4)));
     assert_eq!(bench.run(second).refused, Some(Refusal::TooLate));
