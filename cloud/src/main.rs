@@ -142,8 +142,13 @@ struct IssueArguments {
     /// An address the server is reached by, beside 127.0.0.1 and `::1`; may be repeated.
     #[arg(long = "ip", value_name = "ADDRESS")]
     ip_addresses: Vec<IpAddr>,
-    /// How long it is valid.
-    #[arg(long, value_name = "DAYS", default_value_t = 365)]
+    /// How long it is valid: 1 to 3650 days.
+    #[arg(
+        long,
+        value_name = "DAYS",
+        default_value_t = 365,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(pki::AUTHORITY_DAYS))
+    )]
     days: u32,
     /// Replace a certificate of the same name.
     #[arg(long)]

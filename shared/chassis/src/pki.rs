@@ -26,6 +26,10 @@ pub const AUTHORITY_KEY: &str = "ca.key";
 /// How long the authority is valid in days.
 pub const AUTHORITY_DAYS: u32 = 3650;
 
+/// The end of the year 9999, the last that a certificate can name (RFC 5280, 4.1.2.5), in seconds
+/// since 1970.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// Longest name of a certificate in bytes.
 pub const CERTIFICATE_NAME_BYTES_MAX: usize = 64;
 
@@ -133,6 +137,9 @@ pub enum PkiError {
     /// It would end before it begins.
     #[error("the certificate would end before it begins: give it at least one day")]
     Validity,
+    /// Its end is no date that a certificate can say.
+    #[error("the certificate would be valid too long: give it at most {AUTHORITY_DAYS} days")]
+    TooLong,
     /// The files of the authority do not hold one, or the system gave no random bytes.
     #[error("the authority in {} cannot sign: {source}", folder.display())]
     Sign {
@@ -196,7 +203,7 @@ pub fn issue(folder: &Path, name: &str, options: &IssueOptions) -> Result<TlsFil
     let files = files_of(folder, name);
     if !options.replace {
         for path in [&files.certificate, &files.key] {
-            refuse_existing(path, "choose another name, or ask for it to be replaced")?;
+            refuse_existing(path, "choose another name, or replace it (--replace)")?;
         }
     }
     let failed = |source| PkiError::Sign { folder: folder.to_owned(), source };
@@ -221,6 +228,10 @@ pub fn files_of(folder: &Path, name: &str) -> TlsFiles {
 fn leaf_params(name: &str, options: &IssueOptions) -> Result<CertificateParams, PkiError> {
     if options.valid_until <= options.valid_from {
         return Err(PkiError::Validity);
+    }
+    let end = options.valid_until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    if end.as_secs() > LAST_SECOND {
+        return Err(PkiError::TooLong);
     }
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -416,6 +427,10 @@ mod tests {
         let none = IssueOptions { valid_from: none.valid_until, ..none };
         let error = issue(folder.path(), "a", &none).unwrap_err();
         assert!(matches!(error, PkiError::Validity), "{error}");
+
+        let endless = IssueOptions::new(Usage::Client, u32::MAX);
+        let error = issue(folder.path(), "a", &endless).unwrap_err();
+        assert!(error.to_string().contains("at most 3650 days"), "{error}");
 
         let spaced =
             IssueOptions { dns_names: vec!["a b".to_owned()], ..IssueOptions::new(Usage::Both, 1) };
