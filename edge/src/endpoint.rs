@@ -151,9 +151,14 @@ impl Endpoint {
         })
     }
 
-    /// For logs: where it is.
-    pub(crate) fn address(&self) -> String {
-        self.target.origin.to_string()
+    /// Logs a fault of this cloud: aloud if all was well before, quietly while it lasts.
+    pub(crate) fn tell(&self, what: &str, reason: &dyn std::fmt::Display) {
+        let cloud = self.target.origin.to_string();
+        if self.standing(Instant::now()).failures == 0 {
+            tracing::warn!(cloud, %reason, "{what}");
+        } else {
+            tracing::debug!(cloud, %reason, "{what}");
+        }
     }
 
     pub(crate) fn standing(&self, now: Instant) -> Standing {
@@ -269,7 +274,7 @@ impl Endpoint {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(ConnectError::Http2)?;
-        let address = self.address();
+        let address = self.target.origin.to_string();
         // It ends when the last sender is dropped, or when the other side closes.
         tokio::spawn(async move {
             match connection.await {

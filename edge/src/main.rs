@@ -1,11 +1,12 @@
 //! The program `relay-edge`: flags, settings, one session, its answers. Everything it prints to
 //! standard output is the answer, or the JSON object that was asked for.
 
+mod chat;
 mod command_line;
 mod lines;
 mod printer;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,10 +21,11 @@ use relay_chassis::{listen, probes, settings, telemetry};
 use relay_edge::config::ENV_PREFIX;
 use relay_edge::metrics::Metrics;
 use relay_edge::{EdgeError, EdgeSettings, Question, Report, Session};
-use relay_model::{LoadOptions, ModelError, load};
+use relay_model::{LoadOptions, load};
 
+use chat::{chat, stops_on_signals};
 use command_line::{Ask, Chat, Command, CommandLine, Options};
-use lines::{Lines, read_lines};
+use lines::read_lines;
 use printer::{Printer, show_note, show_summary};
 
 /// No whole answer.
@@ -86,13 +88,6 @@ fn serve(command: &Command, settings: EdgeSettings) -> anyhow::Result<bool> {
         .build()
         .context("the runtime does not start")?;
     runtime.block_on(async {
-        let (cancel, trigger) = Shutdown::manual();
-        let signals = Shutdown::on_signals().context("signals cannot be heard")?;
-        let on_signal = trigger.clone();
-        tokio::spawn(async move {
-            signals.begun().await;
-            on_signal.begin();
-        });
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let probes = settings.probes_listen;
@@ -101,15 +96,31 @@ fn serve(command: &Command, settings: EdgeSettings) -> anyhow::Result<bool> {
             watch(address, registry).await?;
         }
         let is_whole = match command {
-            Command::Ask(asked) => ask(&mut session, asked, &cancel, &trigger).await,
+            Command::Ask(asked) => {
+                let (cancel, trigger) = cancel_on_signals()?;
+                ask(&mut session, asked, &cancel, &trigger).await
+            }
             Command::Chat(Chat { .. }) => {
                 let lines = read_lines().context("no thread to read standard input")?;
-                chat(&mut session, lines, &cancel, &trigger).await
+                let stops = stops_on_signals().context("signals cannot be heard")?;
+                chat(&mut session, lines, stops).await
             }
         };
         session.close().await;
         is_whole
     })
+}
+
+/// Begun by the first signal, or by hand; a second signal ends the process.
+fn cancel_on_signals() -> anyhow::Result<(Shutdown, Trigger)> {
+    let (cancel, trigger) = Shutdown::manual();
+    let signals = Shutdown::on_signals().context("signals cannot be heard")?;
+    let on_signal = trigger.clone();
+    tokio::spawn(async move {
+        signals.begun().await;
+        on_signal.begin();
+    });
+    Ok((cancel, trigger))
 }
 
 /// Serves metrics and probes until the runtime ends: an edge has nothing to drain.
@@ -179,105 +190,10 @@ async fn show_answer(
     Ok(report)
 }
 
-/// Answers line by line. What is wrong with one question is said, and the next line taken.
-async fn chat(
-    session: &mut Session,
-    mut lines: Lines,
-    cancel: &Shutdown,
-    trigger: &Trigger,
-) -> anyhow::Result<bool> {
-    let is_terminal = std::io::stdin().is_terminal();
-    let mut is_whole = true;
-    loop {
-        if is_terminal {
-            show_note("> ");
-        }
-        let line = tokio::select! {
-            line = lines.recv() => line,
-            () = cancel.begun() => None,
-        };
-        let Some(line) = line else { return Ok(is_whole) };
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => {
-                show_note(&format!("error: {error}\n"));
-                is_whole = false;
-                continue;
-            }
-        };
-        match line.trim() {
-            "" => {}
-            "/quit" => return Ok(is_whole),
-            question => is_whole = answer_line(session, question, cancel, trigger).await?,
-        }
-    }
-}
-
-async fn answer_line(
-    session: &mut Session,
-    question: &str,
-    cancel: &Shutdown,
-    trigger: &Trigger,
-) -> Result<bool, EdgeError> {
-    match show_answer(session, Question::Chat(question), cancel, trigger).await {
-        Ok(report) => Ok(!report.is_cancelled()),
-        Err(error) if is_of_the_question(&error) => {
-            show_note(&format!("error: {error}\n"));
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether another question may be answered all the same.
-fn is_of_the_question(error: &EdgeError) -> bool {
-    matches!(
-        error,
-        EdgeError::PromptTooLong { .. }
-            | EdgeError::EmptyPrompt
-            | EdgeError::Model(ModelError::Template { .. })
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use relay_model::scripted::{ScriptedModel, byte_tokenizer, hash_rule};
-    use relay_model::{ChatTemplate, LoadedModel, ModelIdentity};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::sync::mpsc;
-
-    fn session() -> Session {
-        let mut settings = EdgeSettings { model: "scripted".into(), ..EdgeSettings::default() };
-        settings.budget.max_tokens = 4;
-        let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
-        let model = LoadedModel {
-            model: Box::new(ScriptedModel::new(257, 256, hash_rule(1, 97..123))),
-            tokenizer: Arc::new(byte_tokenizer(&[])),
-            chat_template: Some(ChatTemplate::new(template, "", "").unwrap()),
-            identity: ModelIdentity { name: "scripted".into(), hash: [0; 8] },
-        };
-        Session::new(settings, model, Metrics::default()).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_question_that_cannot_be_answered_does_not_end_the_chat() {
-        let too_long = lines::LineError::TooLong { bytes_max: 1 };
-        for (lines, is_whole) in [
-            (vec![Ok("x".repeat(300)), Ok("hi".to_owned())], true),
-            (vec![Err(too_long), Ok("hi".to_owned()), Ok("/quit".to_owned())], true),
-            (vec![Ok("hi".to_owned()), Ok("x".repeat(300))], false),
-        ] {
-            let (sender, receiver) = mpsc::channel(8);
-            for line in lines {
-                sender.try_send(line).unwrap();
-            }
-            drop(sender);
-            let (cancel, trigger) = Shutdown::manual();
-            let ended = chat(&mut session(), receiver, &cancel, &trigger).await;
-            assert_eq!(ended.unwrap(), is_whole);
-        }
-    }
 
     #[tokio::test]
     async fn metrics_are_served_where_the_settings_say() {

@@ -154,6 +154,7 @@ impl Report {
             (self.degraded, " · degraded: a call failed and the SLM went on alone"),
             (self.model_changed, " · another model took over"),
             (self.is_cancelled(), " · cancelled"),
+            (self.ending == ending_name(Ending::Length), " · ended at the limit of tokens"),
         ];
         for (holds, note) in notes {
             line.push_str(if holds { note } else { "" });

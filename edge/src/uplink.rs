@@ -230,7 +230,11 @@ impl OpenAttempt {
     /// The call's or warm sync's time is over. A cloud that said nothing worth the wait has failed.
     pub(crate) fn time_up(&self) {
         match &self.endpoint {
-            Some(endpoint) if !self.heard_token => endpoint.failed(),
+            Some(endpoint) if !self.heard_token => {
+                let reason = "no token within the time of the call";
+                endpoint.tell("the cloud did not answer", &reason);
+                endpoint.failed();
+            }
             _ => {}
         }
     }
@@ -297,7 +301,7 @@ impl Outgoing {
         let connection = match self.connect().await {
             Ok(connection) => connection,
             Err(error) => {
-                self.tell("the cloud cannot be reached", &error);
+                self.endpoint.tell("the cloud cannot be reached", &error);
                 return end_of_connect(&error);
             }
         };
@@ -305,14 +309,14 @@ impl Outgoing {
         if description.protocol_version != PROTOCOL_VERSION {
             let theirs = description.protocol_version;
             let reason = format!("version {theirs} there, {PROTOCOL_VERSION} here: update one");
-            self.tell("the cloud speaks another protocol", &reason);
+            self.endpoint.tell("the cloud speaks another protocol", &reason);
             return End::LinkDown;
         }
         if description.fingerprint != self.uplink.vocabulary.fingerprint {
             let ours = self.uplink.vocabulary.fingerprint;
             let reason =
                 format!("{} there, {ours} here: use models of one family", description.fingerprint);
-            self.tell("the cloud's vocabulary is another one", &reason);
+            self.endpoint.tell("the cloud's vocabulary is another one", &reason);
             return End::Whole(CallEvent::Refused(Refusal::VocabularyMismatch));
         }
         if signals.send(Signal::Described(description.clone())).await.is_err() {
@@ -409,14 +413,14 @@ impl Outgoing {
             let event = match CallEvent::try_from(message) {
                 Ok(event) => event,
                 Err(error) => {
-                    self.tell("the cloud sent nonsense", &error);
+                    self.endpoint.tell("the cloud sent nonsense", &error);
                     return End::LinkDown;
                 }
             };
             match event {
                 CallEvent::Finished(_) | CallEvent::Refused(_) => return End::Whole(event),
                 CallEvent::Token(token) if token.id as usize >= self.uplink.vocabulary.tokens => {
-                    self.tell("the cloud sent an id that the SLM lacks", &token.id);
+                    self.endpoint.tell("the cloud sent an id that the SLM lacks", &token.id);
                     return End::LinkDown;
                 }
                 CallEvent::Accepted(_) | CallEvent::Token(_) => {
@@ -430,23 +434,14 @@ impl Outgoing {
     }
 
     fn broken(&self, status: &Status) -> End {
-        self.tell("a call failed", &root(status));
+        self.endpoint.tell("a call failed", &root(status));
         end_of_status(status)
     }
 
     fn silent(&self) -> End {
-        self.tell("the cloud fell silent", &format_args!("for {} ms", as_ms(self.uplink.idle)));
+        self.endpoint
+            .tell("the cloud fell silent", &format_args!("for {} ms", as_ms(self.uplink.idle)));
         End::Cut
-    }
-
-    /// Logs a fault: aloud if all was well before, quietly while it lasts.
-    fn tell(&self, what: &str, reason: &dyn std::fmt::Display) {
-        let cloud = self.endpoint.address();
-        if self.endpoint.standing(Instant::now()).failures == 0 {
-            tracing::warn!(cloud, %reason, "{what}");
-        } else {
-            tracing::debug!(cloud, %reason, "{what}");
-        }
     }
 }
 
