@@ -151,6 +151,8 @@ pub fn byte_tokenizer(extra_added: &[(&str, TokenKind)]) -> Tokenizer {
         merges: Vec::new(),
         pre_tokenizer: PreTokenizer::Gpt2,
         end_ids: vec![256],
+        bos_id: None,
+        eos_id: Some(256),
     })
     .expect("256 bytes, an end token and added tokens are a vocabulary")
 }

@@ -4,6 +4,8 @@
 //! those a model's makers defined) are matched here, literally and longest first, so that callers
 //! decide where text may become one of them.
 
+mod gguf;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -82,6 +84,10 @@ pub(crate) struct TokenizerParts {
     pub(crate) pre_tokenizer: PreTokenizer,
     /// Ids the file names as ends, whatever their role.
     pub(crate) end_ids: Vec<u32>,
+    /// The token that begins a text, if there is one.
+    pub(crate) bos_id: Option<u32>,
+    /// The token that ends a text, as templates name it.
+    pub(crate) eos_id: Option<u32>,
 }
 
 /// A vocabulary and the rules that apply it. A clone is cheap and shares everything.
@@ -99,6 +105,8 @@ struct Vocabulary {
     ends: Vec<usize>,
     kinds: Vec<TokenKind>,
     end_ids: HashSet<u32>,
+    bos_id: Option<u32>,
+    eos_id: Option<u32>,
     /// The token that is this one byte, where there is one.
     byte_tokens: Vec<Option<u32>>,
     merger: tokenizers::Tokenizer,
@@ -117,8 +125,10 @@ impl Tokenizer {
         let kinds: Vec<TokenKind> = parts.tokens.iter().map(|token| token.1).collect();
         let byte_tokens = find_byte_tokens(&bytes, &ends, &kinds);
         let end_ids = find_end_ids(&parts);
+        let (bos_id, eos_id) = (parts.bos_id, parts.eos_id);
         let merger = build_merger(parts)?;
-        let vocabulary = Vocabulary { bytes, ends, kinds, end_ids, byte_tokens, merger };
+        let vocabulary =
+            Vocabulary { bytes, ends, kinds, end_ids, bos_id, eos_id, byte_tokens, merger };
         let parsed = added_ids_longest_first(&vocabulary);
         Ok(Self { vocabulary: Arc::new(vocabulary), parsed: parsed.into() })
     }
@@ -184,6 +194,21 @@ impl Tokenizer {
     /// Whether a token ends a text or a turn. Models have several of these.
     pub fn ends_text(&self, id: u32) -> bool {
         self.vocabulary.end_ids.contains(&id)
+    }
+
+    /// The text of the token that begins texts, as templates write it; empty if there is none.
+    pub fn bos_text(&self) -> String {
+        self.role_text(self.vocabulary.bos_id)
+    }
+
+    /// The text of the token that ends texts, as templates write it; empty if there is none.
+    pub fn eos_text(&self) -> String {
+        self.role_text(self.vocabulary.eos_id)
+    }
+
+    fn role_text(&self, id: Option<u32>) -> String {
+        let bytes = id.map_or(&[][..], |id| self.token_bytes(id));
+        String::from_utf8_lossy(bytes).into_owned()
     }
 
     /// The id of an added token with exactly this text.
@@ -399,7 +424,15 @@ mod tests {
         let merges =
             [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("1", "2"), ("\u{120}", "h")];
         let merges = merges.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
-        Tokenizer::build(TokenizerParts { tokens, merges, pre_tokenizer, end_ids: vec![] }).unwrap()
+        Tokenizer::build(TokenizerParts {
+            tokens,
+            merges,
+            pre_tokenizer,
+            end_ids: vec![],
+            bos_id: None,
+            eos_id: None,
+        })
+        .unwrap()
     }
 
     #[test]
@@ -449,7 +482,14 @@ mod tests {
         let kinds = [TokenKind::Control, TokenKind::Control, TokenKind::Control, TokenKind::Normal];
         let tokens = texts.into_iter().zip(kinds).collect();
         let pre_tokenizer = PreTokenizer::Gpt2;
-        let made_of = TokenizerParts { tokens, merges: vec![], pre_tokenizer, end_ids: vec![2] };
+        let made_of = TokenizerParts {
+            tokens,
+            merges: vec![],
+            pre_tokenizer,
+            end_ids: vec![2],
+            bos_id: None,
+            eos_id: None,
+        };
         let built = Tokenizer::build(made_of).unwrap();
         assert_eq!([0, 1, 2, 3].map(|id| built.ends_text(id)), [true, true, true, false]);
     }
@@ -497,6 +537,8 @@ mod tests {
             merges: merges.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
             pre_tokenizer: PreTokenizer::Gpt2,
             end_ids,
+            bos_id: None,
+            eos_id: None,
         };
         let table = [
             (parts(&[], &[], vec![]), "0 tokens"),
