@@ -177,7 +177,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, message }) => {
             // If standard error is closed, the exit code still tells.
-            let _ = writeln!(std::io::stderr(), "relay-cloud: {message}");
+            let _ = writeln!(std::io::stderr(), "error: {message}");
             ExitCode::from(code)
         }
     }
@@ -225,12 +225,21 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
     say(format_args!("listening on {address}"));
     let health = Health::new();
     let ready = tokio::spawn(say_ready(health.clone()));
-    tracing::info!(?settings, "starting");
+    tracing::info!(
+        model = %model.display(),
+        calls_max = settings.calls_max,
+        kv_bytes_max = settings.kv_bytes_max,
+        insecure = settings.insecure,
+        "starting"
+    );
+    tracing::debug!(?settings, "every setting");
     let served =
         relay_cloud::serve(settings, move || load(&model), listener, health, shutdown).await;
     ready.abort();
     served.map_err(|error| match error {
-        relay_cloud::ServeError::Settings(error) => Failure::usage(error),
+        error @ (relay_cloud::ServeError::Settings(_) | relay_cloud::ServeError::Tls(_)) => {
+            Failure::usage(error)
+        }
         error => Failure::fault(error),
     })
 }

@@ -43,7 +43,6 @@ async fn a_stranger_is_refused() {
     let mut stranger = foreign.issue("phone", Usage::Client);
     stranger.authority = pki.folder.path().join("ca.pem");
     assert!(cloud.tls_client(&stranger).await.is_err(), "another authority");
-    assert!(cloud.tls_client(&pki.issue("other", Usage::Server)).await.is_err(), "a server's");
     assert!(cloud.tls_client(&pki.issue("phone", Usage::Client)).await.is_ok());
     cloud.stop().await;
 }

@@ -123,6 +123,47 @@ pub enum TlsError {
         /// The first moment it is valid.
         date: OffsetDateTime,
     },
+    /// The certificate was issued for the other side of a connection.
+    #[error(
+        "the certificate {} was not issued for {purpose}: issue one with `relay-cloud pki issue \
+         NAME {flag}`",
+        path.display(),
+        flag = purpose.flag()
+    )]
+    OtherPurpose {
+        /// Its path.
+        path: PathBuf,
+        /// What it would have to be issued for.
+        purpose: Purpose,
+    },
+}
+
+/// What a certificate must have been issued for: its extended key usage (RFC 5280, 4.2.1.12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To listen.
+    Server,
+    /// To connect.
+    Client,
+}
+
+impl Purpose {
+    /// The flag that asks for it.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Server => "--server",
+            Self::Client => "--client",
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Server => "a server",
+            Self::Client => "a client",
+        })
+    }
 }
 
 /// TLS for the side that listens: a client certificate of the authority is required.
@@ -130,9 +171,7 @@ pub enum TlsError {
 /// # Errors
 /// [`TlsError`], which names the file.
 pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let material = TlsMaterial::read(files)?;
-    material.check_dates(SystemTime::now())?;
-    material.server_config()
+    TlsMaterial::read(files)?.checked_server_config()
 }
 
 /// TLS for the side that connects: shows its certificate and checks the server's.
@@ -140,9 +179,7 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
 /// # Errors
 /// [`TlsError`], which names the file.
 pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
-    let material = TlsMaterial::read(files)?;
-    material.check_dates(SystemTime::now())?;
-    material.client_config()
+    TlsMaterial::read(files)?.checked_client_config()
 }
 
 /// When the certificate that is shown to the peer expires.
@@ -173,7 +210,7 @@ impl TlsMaterial {
     }
 
     /// Refuses an own certificate or a lone authority that is not valid at `now`.
-    pub(crate) fn check_dates(&self, now: SystemTime) -> Result<(), TlsError> {
+    fn check_dates(&self, now: SystemTime) -> Result<(), TlsError> {
         let now = OffsetDateTime::from(now);
         check_dates(TlsRole::Certificate, &self.files.certificate, &self.chain[0], now)?;
         match self.authorities.as_slice() {
@@ -183,13 +220,41 @@ impl TlsMaterial {
         }
     }
 
+    /// Refuses an own certificate that every peer would refuse, and with an error that names less.
+    fn check_purpose(&self, purpose: Purpose) -> Result<(), TlsError> {
+        let path = &self.files.certificate;
+        let broken = |error: &dyn fmt::Display| broken(TlsRole::Certificate, path, error);
+        let (_, parsed) = X509Certificate::from_der(&self.chain[0]).map_err(|e| broken(&e))?;
+        let usage = parsed.extended_key_usage().map_err(|e| broken(&e))?;
+        let fits = usage.is_none_or(|usage| {
+            let named = match purpose {
+                Purpose::Server => usage.value.server_auth,
+                Purpose::Client => usage.value.client_auth,
+            };
+            named || usage.value.any
+        });
+        if fits { Ok(()) } else { Err(TlsError::OtherPurpose { path: path.clone(), purpose }) }
+    }
+
+    pub(crate) fn checked_server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        self.check_dates(SystemTime::now())?;
+        self.check_purpose(Purpose::Server)?;
+        self.server_config()
+    }
+
+    pub(crate) fn checked_client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        self.check_dates(SystemTime::now())?;
+        self.check_purpose(Purpose::Client)?;
+        self.client_config()
+    }
+
     pub(crate) fn expiry(&self) -> Result<SystemTime, TlsError> {
         let path = &self.files.certificate;
         let validity = Validity::of(TlsRole::Certificate, path, &self.chain[0])?;
         Ok(validity.until.into())
     }
 
-    pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+    fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = provider();
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, provider.clone())
             .build()
@@ -204,7 +269,7 @@ impl TlsMaterial {
         Ok(Arc::new(config))
     }
 
-    pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
+    fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| self.refused(error))?
@@ -534,6 +599,21 @@ mod tests {
         let material = TlsMaterial::read(&outliving).unwrap();
         let error = material.check_dates(after_authority).unwrap_err();
         assert!(error.to_string().contains("ca.pem expired on"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_of_the_other_side_is_refused_before_anything_listens() {
+        let folder = authority();
+        let both = issue(&folder, "both", Usage::Both);
+        assert!(server_config(&both).is_ok() && client_config(&both).is_ok());
+        let error = server_config(&issue(&folder, "phone", Usage::Client)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("phone.pem was not issued for a server"), "{text}");
+        assert!(text.contains("--server"), "{text}");
+        let error = client_config(&issue(&folder, "cloud", Usage::Server)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("cloud.pem was not issued for a client"), "{text}");
+        assert!(text.contains("--client"), "{text}");
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl ReloadingTls<ServerConfig> {
     /// # Errors
     /// [`TlsError`] if the files are wrong now.
     pub fn server(files: &TlsFiles) -> Result<Self, TlsError> {
-        Self::load(files, TlsMaterial::server_config)
+        Self::load(files, TlsMaterial::checked_server_config)
     }
 }
 
@@ -52,7 +52,7 @@ impl ReloadingTls<ClientConfig> {
     /// # Errors
     /// [`TlsError`] if the files are wrong now.
     pub fn client(files: &TlsFiles) -> Result<Self, TlsError> {
-        Self::load(files, TlsMaterial::client_config)
+        Self::load(files, TlsMaterial::checked_client_config)
     }
 }
 
@@ -134,7 +134,6 @@ impl<C: Send + Sync + 'static> ReloadingTls<C> {
 
 impl<C> Loaded<C> {
     fn from(material: TlsMaterial, build: Build<C>) -> Result<Self, TlsError> {
-        material.check_dates(SystemTime::now())?;
         Ok(Self { config: build(&material)?, expiry: material.expiry()?, material })
     }
 }
