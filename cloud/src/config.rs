@@ -67,7 +67,7 @@ pub struct CloudSettings {
     pub tenant_share_percent: u32,
     /// Largest n.
     pub call_tokens_max: u32,
-    /// Most draft ids of a call.
+    /// Most draft ids of a call; never more than `call_tokens_max`.
     pub draft_tokens_max: u32,
     /// Longest budget of a call; longer ones are cut to it.
     pub budget_ms_max: u32,
@@ -191,10 +191,7 @@ impl CloudSettings {
                 ),
             );
         }
-        if self.draft_tokens_max > self.call_tokens_max {
-            return wrong("draft_tokens_max", "it is over `call_tokens_max`; set that at most");
-        }
-        let piece = self.prefill_chunk_tokens.max(self.draft_tokens_max.saturating_add(1));
+        let piece = self.prefill_chunk_tokens.max(self.call_draft_tokens_max().saturating_add(1));
         let step = u64::from(self.calls_max) + u64::from(piece);
         if u64::from(self.step_tokens_max) < step {
             return wrong(
@@ -208,6 +205,11 @@ impl CloudSettings {
             );
         }
         Ok(())
+    }
+
+    /// Most draft ids of a call in fact: more than it may ask for are of no use.
+    fn call_draft_tokens_max(&self) -> u32 {
+        self.draft_tokens_max.min(self.call_tokens_max)
     }
 
     /// The TLS files, or none if it is to be insecure.
@@ -263,7 +265,7 @@ impl CloudSettings {
             limits: CallLimits {
                 call_tokens_max: self.call_tokens_max,
                 delta_tokens_max: context_tokens,
-                draft_tokens_max: self.draft_tokens_max,
+                draft_tokens_max: self.call_draft_tokens_max(),
                 message_bytes_max: message_bytes_max(context_tokens, self.call_tokens_max),
                 budget_ms_max: self.budget_ms_max,
             },
@@ -338,13 +340,12 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named_with_its_remedy() {
         type Change = fn(&mut CloudSettings);
-        let cases: [(Change, &str); 12] = [
+        let cases: [(Change, &str); 11] = [
             (|s| s.calls_max = 0, "`calls_max`: it is 0; set 1 to"),
             (|s| s.call_tokens_max = 100_000, "`call_tokens_max`: 100000 is too much; set 99999"),
             (|s| s.tenant_share_percent = 101, "`tenant_share_percent`: 101 is too much"),
             (|s| s.context_tokens_max = Some(0), "`context_tokens_max`: it is 0"),
             (|s| s.sessions_max = 79, "`sessions_max`: 79 sessions for 80 calls"),
-            (|s| s.draft_tokens_max = 1025, "`draft_tokens_max`: it is over `call_tokens_max`"),
             (|s| s.step_tokens_max = 271, "`step_tokens_max`: 271 tokens cannot"),
             (|s| s.listen = ([0, 0, 0, 0], 1).into(), "`insecure`: 0.0.0.0:1 can be reached"),
             (|s| s.tls_key = Some("k".into()), "`insecure`: it is set together with TLS"),
@@ -359,6 +360,14 @@ mod tests {
             let error = settings.validate().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn a_small_call_takes_a_small_draft() {
+        let settings = CloudSettings { call_tokens_max: 8, ..insecure() };
+        assert_eq!(settings.validate(), Ok(()));
+        assert_eq!(settings.call_draft_tokens_max(), 8);
+        assert_eq!(insecure().call_draft_tokens_max(), 64);
     }
 
     #[test]
