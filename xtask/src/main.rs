@@ -44,6 +44,7 @@ enum Chore {
     Demo {
         /// What to ask. Without it a built-in question is asked, and at least one token of the
         /// answer has to come from the cloud.
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         question: Option<String>,
         /// A GGUF file to run on both sides instead of the built-in choice.
         #[arg(long, value_name = "PATH")]
@@ -95,5 +96,7 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
+        let empty = Arguments::command().try_get_matches_from(["xtask", "demo", ""]);
+        assert!(empty.is_err(), "an empty question is refused before anything is built");
     }
 }
