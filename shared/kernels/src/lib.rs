@@ -15,6 +15,7 @@
 
 mod activation;
 mod attention;
+mod bias;
 mod dispatch;
 mod lanes;
 mod matmul;
@@ -24,8 +25,9 @@ mod weights;
 
 pub use activation::{softmax, swiglu};
 pub use attention::{AttentionShape, KvPage, QueryRow, paged_attention};
+pub use bias::add_bias;
 pub use lanes::dot;
 pub use matmul::matmul;
 pub use norm::rms_norm;
-pub use rope::rotate_interleaved;
+pub use rope::{rotate_halves, rotate_interleaved};
 pub use weights::{BLOCK_CODES, BlockScale, Weights};

@@ -63,7 +63,7 @@ pub(crate) struct TensorEntry {
 #[derive(Debug)]
 pub(crate) struct GgufFile {
     path: PathBuf,
-    reader: BufReader<File>,
+    file: File,
     metadata: HashMap<String, Value>,
     tensors: HashMap<String, TensorEntry>,
     data_start: u64,
@@ -88,8 +88,8 @@ impl GgufFile {
         for (name, entry) in &mut tensors {
             header.check_tensor(name, entry, data_start, alignment)?;
         }
-        let reader = header.reader;
-        Ok(Self { path: path.to_owned(), reader, metadata, tensors, data_start })
+        let file = header.reader.into_inner();
+        Ok(Self { path: path.to_owned(), file, metadata, tensors, data_start })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -117,7 +117,7 @@ impl GgufFile {
 
     /// A tensor's values. `shape` is what the architecture demands.
     pub(crate) fn read_vector(
-        &mut self,
+        &self,
         name: &str,
         shape: [usize; 1],
     ) -> Result<Vec<f32>, ModelError> {
@@ -126,15 +126,11 @@ impl GgufFile {
     }
 
     /// A tensor as a matrix. `shape` is `[outputs, inputs]`, as the architecture demands.
-    pub(crate) fn read_matrix(
-        &mut self,
-        name: &str,
-        shape: [usize; 2],
-    ) -> Result<Matrix, ModelError> {
+    pub(crate) fn read_matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, ModelError> {
         self.read(name, &shape)
     }
 
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
         let entry =
             self.tensors.get(name).cloned().ok_or_else(|| {
                 self.bad(format!("tensor {name} is missing"), "use a complete file")
@@ -159,7 +155,7 @@ impl GgufFile {
 
     /// 8 bytes of BLAKE3 over names, types, shapes and a fixed sample of the bytes of all tensors,
     /// by name.
-    pub(crate) fn identity_hash(&mut self) -> Result<[u8; 8], ModelError> {
+    pub(crate) fn identity_hash(&self) -> Result<[u8; 8], ModelError> {
         let mut names: Vec<String> = self.tensors.keys().cloned().collect();
         names.sort_unstable();
         let mut hasher = blake3::Hasher::new();
@@ -187,19 +183,13 @@ impl GgufFile {
         ModelError::bad_file(&self.path, what, advice)
     }
 
-    fn read_bytes(
-        &mut self,
-        entry: &TensorEntry,
-        start: u64,
-        len: u64,
-    ) -> Result<Vec<u8>, ModelError> {
+    fn read_bytes(&self, entry: &TensorEntry, start: u64, len: u64) -> Result<Vec<u8>, ModelError> {
         let failed = |source| ModelError::Io { path: self.path.clone(), action: "read", source };
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let at = SeekFrom::Start(self.data_start + entry.offset + start);
-        self.reader.seek(at).map_err(failed)?;
+        let mut file = &self.file;
         let mut bytes = vec![0; len];
-        let failed = |source| ModelError::Io { path: self.path.clone(), action: "read", source };
-        self.reader.read_exact(&mut bytes).map_err(failed)?;
+        file.seek(at).and_then(|_| file.read_exact(&mut bytes)).map_err(failed)?;
         Ok(bytes)
     }
 }

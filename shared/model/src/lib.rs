@@ -8,7 +8,7 @@
 //! | You want to | Look in |
 //! |---|---|
 //! | run a model | `language_model`, `kv_cache` |
-//! | bring one from a file | `load`, `gguf`, `weights`, `transformer` |
+//! | bring one from a file | `load`, `config`, `tensors`, `gguf`, `weights`, `transformer` |
 //! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
 //! | choose the next token | `sampler`, `noise`, `banned_text` |
 //! | test without weights | `scripted` (feature `scripted`) |
@@ -17,6 +17,7 @@
 
 mod banned_text;
 mod chat;
+mod config;
 mod detokenizer;
 mod error;
 mod gguf;
@@ -25,6 +26,7 @@ mod language_model;
 mod load;
 mod noise;
 mod sampler;
+mod tensors;
 mod tokenizer;
 mod transformer;
 mod weights;

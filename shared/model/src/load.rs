@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::chat::ChatTemplate;
+use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
 use crate::language_model::LanguageModel;
@@ -55,9 +56,10 @@ pub struct ModelIdentity {
 /// [`ModelError::Io`] if the file cannot be read; [`ModelError::BadFile`],
 /// [`ModelError::Tokenizer`] or [`ModelError::Template`] if it is damaged, foreign or unsupported.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
-    let mut file = GgufFile::open(path)?;
+    let file = GgufFile::open(path)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
-    let model = Transformer::read(&mut file, tokenizer.vocabulary_tokens())?;
+    let config = ModelConfig::from_gguf(&file, tokenizer.vocabulary_tokens())?;
+    let model = Transformer::read(&file, config)?;
     let chat_template = read_chat_template(&file, &tokenizer)?;
     let identity = ModelIdentity { name: name_of(&file), hash: file.identity_hash()? };
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();

@@ -1,195 +1,154 @@
-//! The Llama family from GGUF, top to bottom: configuration, weights, layer, model.
+//! The forward pass of Llama, Qwen2 and Qwen3, top to bottom: weights, layer, model.
 //!
-//! The forward pass is slices through `relay_kernels`, computed in f32. Queries and keys of GGUF Llama files are permuted for interleaved rotary
-//! positions, so they are turned that way here. One row, one result: a row's bits depend neither
-//! on the rows beside it nor on how its prefix was chunked.
-//!
-//! Source of the architecture: Touvron et al., 2023 (arXiv 2302.13971), and the names that GGUF
-//! gives its tensors.
+//! One pass, configured: families differ in biases on queries, keys and values, in norms on each
+//! head's queries and keys, and in which numbers of a head turn together. Slices go through
+//! `relay_kernels`, computed in f32. One row, one result: a row's bits depend neither on the rows
+//! beside it nor on how its prefix was chunked. Knows no file form.
 
 use std::ops::Range;
 
 use relay_kernels::{
-    AttentionShape, KvPage, QueryRow, matmul, paged_attention, rms_norm, rotate_interleaved, swiglu,
+    KvPage, QueryRow, Weights, add_bias, matmul, paged_attention, rms_norm, rotate_halves,
+    rotate_interleaved, swiglu,
 };
 
+use crate::config::{ModelConfig, RotaryLayout};
 use crate::error::ModelError;
-use crate::gguf::{GgufFile, Value};
-use crate::kv_cache::{KvCache, KvShape};
+use crate::kv_cache::KvCache;
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
+use crate::tensors::{LayerPart, TensorRole, TensorSource, refuse_unknown_tensors};
 use crate::weights::Matrix;
 
 mod limits {
     /// Tokens that go through the layers together: what keeps activations in cache.
     pub(super) const SLAB_TOKENS: usize = 128;
-    /// Sizes beyond these are not from a model of this family.
-    pub(super) const LAYERS_MAX: usize = 512;
-    pub(super) const WIDTH_MAX: usize = 1 << 17;
-    pub(super) const CONTEXT_TOKENS_MAX: usize = 1 << 24;
 }
 
-const UNUSABLE: &str = "use a model of the Llama family as GGUF";
-
-/// Sizes of a model.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Config {
-    vocabulary_tokens: usize,
-    context_tokens: usize,
-    layers: usize,
-    width: usize,
-    feed_forward_width: usize,
-    attention: AttentionShape,
-    rotary_pairs: usize,
-    rotary_base: f64,
-    epsilon: f32,
-}
-
-impl Config {
-    fn read(file: &GgufFile, vocabulary_tokens: usize) -> Result<Self, ModelError> {
-        let architecture = file.text("general.architecture").unwrap_or("(none)");
-        if architecture != "llama" {
-            let what = format!("the architecture {architecture} is not supported");
-            return Err(file.bad(what, UNUSABLE));
-        }
-        let keys = Keys { file };
-        let heads = keys.size("llama.attention.head_count", None, limits::WIDTH_MAX)?;
-        let width = keys.size("llama.embedding_length", None, limits::WIDTH_MAX)?;
-        let head_width = width / heads;
-        let head_width = keys.size("llama.attention.key_length", Some(head_width), width)?;
-        let rotary = keys.size("llama.rope.dimension_count", Some(head_width), head_width)?;
-        let config = Self {
-            vocabulary_tokens,
-            context_tokens: keys.size("llama.context_length", None, limits::CONTEXT_TOKENS_MAX)?,
-            layers: keys.size("llama.block_count", None, limits::LAYERS_MAX)?,
-            width,
-            feed_forward_width: keys.size("llama.feed_forward_length", None, limits::WIDTH_MAX)?,
-            attention: AttentionShape {
-                heads,
-                kv_heads: keys.size("llama.attention.head_count_kv", Some(heads), heads)?,
-                head_width,
-            },
-            rotary_pairs: rotary / 2,
-            rotary_base: keys.float("llama.rope.freq_base", Some(10_000.0))?,
-            epsilon: narrow(keys.float("llama.attention.layer_norm_rms_epsilon", None)?),
-        };
-        keys.refuse_variants(&config, rotary)?;
-        Ok(config)
-    }
-
-    fn query_width(&self) -> usize {
-        self.attention.heads * self.attention.head_width
-    }
-
-    fn kv_width(&self) -> usize {
-        self.attention.kv_heads * self.attention.head_width
-    }
-
-    fn kv_shape(&self) -> KvShape {
-        KvShape { layers: self.layers, width: self.kv_width() }
-    }
-}
-
-/// Metadata keys, read with their meaning checked.
-struct Keys<'a> {
-    file: &'a GgufFile,
-}
-
-impl Keys<'_> {
-    fn size(&self, key: &str, default: Option<usize>, most: usize) -> Result<usize, ModelError> {
-        let size = match (self.file.value(key), default) {
-            (Some(Value::Integer(value)), _) => usize::try_from(*value).ok(),
-            (None, default) => default,
-            _ => None,
-        };
-        size.filter(|size| (1..=most).contains(size)).ok_or_else(|| {
-            let what = format!("key {key} must be a number from 1 to {most}");
-            self.file.bad(what, UNUSABLE)
-        })
-    }
-
-    fn float(&self, key: &str, default: Option<f64>) -> Result<f64, ModelError> {
-        let float = match (self.file.value(key), default) {
-            (Some(Value::Float(value)), _) => Some(*value),
-            (None, default) => default,
-            _ => None,
-        };
-        float
-            .filter(|value| value.is_finite() && *value > 0.0)
-            .ok_or_else(|| self.file.bad(format!("key {key} must be a positive number"), UNUSABLE))
-    }
-
-    /// What would silently give wrong numbers is refused by name.
-    fn refuse_variants(&self, config: &Config, rotary: usize) -> Result<(), ModelError> {
-        let AttentionShape { heads, kv_heads, head_width } = config.attention;
-        let refuse = |what: String| Err(self.file.bad(what, UNUSABLE));
-        if !heads.is_multiple_of(kv_heads) || rotary % 2 == 1 {
-            return refuse(format!(
-                "{heads} heads, {kv_heads} KV heads and {rotary} rotary dimensions"
-            ));
-        }
-        if self.size("llama.attention.value_length", Some(head_width), usize::MAX)? != head_width {
-            return refuse("values as wide as keys are needed".to_owned());
-        }
-        if let Some(scaling) = self.file.text("llama.rope.scaling.type").filter(|s| *s != "none") {
-            return refuse(format!("the rotary scaling {scaling} is not supported"));
-        }
-        match self.file.value("llama.expert_count") {
-            None | Some(Value::Integer(0)) => Ok(()),
-            Some(_) => refuse("mixtures of experts are not supported".to_owned()),
-        }
-    }
-}
-
-/// One layer's weights. Matrices are `[outputs, inputs]`; those with the same inputs are one.
+/// A matrix `[outputs, inputs]` and what is added to its outputs.
 #[derive(Debug)]
-struct Layer {
-    attention_norm: Vec<f32>,
-    query_key_value: Matrix,
-    attention_output: Matrix,
-    feed_forward_norm: Vec<f32>,
-    gate_and_up: Matrix,
-    down: Matrix,
+struct Linear {
+    weights: Matrix,
+    bias: Option<Vec<f32>>,
+    inputs: usize,
 }
 
-impl Layer {
-    fn read(file: &mut GgufFile, config: &Config, index: usize) -> Result<Self, ModelError> {
-        let Config { width, feed_forward_width, .. } = *config;
-        let (query, kv) = (config.query_width(), config.kv_width());
-        let name = |part: &str| format!("blk.{index}.{part}.weight");
-        let mut vector = |part: &str| file.read_vector(&name(part), [width]);
-        let (attention_norm, feed_forward_norm) = (vector("attn_norm")?, vector("ffn_norm")?);
-        let mut matrix =
-            |part: &str, outputs, inputs| file.read_matrix(&name(part), [outputs, inputs]);
-        let query_key_value = matrix("attn_q", query, width)?
-            .followed_by(matrix("attn_k", kv, width)?)
-            .followed_by(matrix("attn_v", kv, width)?);
-        let gate_and_up = matrix("ffn_gate", feed_forward_width, width)?.followed_by(matrix(
-            "ffn_up",
-            feed_forward_width,
-            width,
-        )?);
-        Ok(Self {
-            attention_norm,
-            query_key_value,
-            attention_output: matrix("attn_output", width, query)?,
-            feed_forward_norm,
-            gate_and_up,
-            down: matrix("ffn_down", width, feed_forward_width)?,
-        })
+impl Linear {
+    /// Outputs `[tokens, outputs]` of inputs `[tokens, inputs]`.
+    fn apply(&self, inputs: &[f32]) -> Vec<f32> {
+        let mut out = multiply(inputs, self.weights.view(), self.inputs);
+        if let Some(bias) = &self.bias {
+            add_bias(&mut out, bias);
+        }
+        out
     }
 
     fn bytes(&self) -> usize {
-        let Self { query_key_value, attention_output, gate_and_up, down, .. } = self;
-        let matrices = [query_key_value, attention_output, gate_and_up, down];
-        let norms = size_of_val(&*self.attention_norm) + size_of_val(&*self.feed_forward_norm);
-        matrices.map(Matrix::bytes).iter().sum::<usize>() + norms
+        self.weights.bytes() + self.bias.as_deref().map_or(0, size_of_val)
     }
 }
 
-/// A Llama model, ready to run.
+/// Queries or keys: a projection, and the norm of each head where the family has one.
+#[derive(Debug)]
+struct HeadProjection {
+    linear: Linear,
+    /// `[head_width]`.
+    norm: Option<Vec<f32>>,
+}
+
+/// One layer's weights.
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Vec<f32>,
+    query: HeadProjection,
+    key: HeadProjection,
+    value: Linear,
+    attention_output: Linear,
+    feed_forward_norm: Vec<f32>,
+    gate_and_up: Matrix,
+    down: Linear,
+}
+
+/// Reads one layer's tensors.
+struct LayerReader<'a> {
+    source: &'a dyn TensorSource,
+    config: &'a ModelConfig,
+    index: usize,
+}
+
+impl LayerReader<'_> {
+    fn read(&self) -> Result<Layer, ModelError> {
+        use LayerPart as Part;
+        let ModelConfig { width, feed_forward_width, .. } = *self.config;
+        let (query, kv) = (self.config.query_width(), self.config.kv_width());
+        Ok(Layer {
+            attention_norm: self.vector(Part::AttentionNorm, width)?,
+            query: self.heads(Part::Query, Part::QueryBias, Part::QueryNorm, query)?,
+            key: self.heads(Part::Key, Part::KeyBias, Part::KeyNorm, kv)?,
+            value: self.biased(Part::Value, Part::ValueBias, [kv, width])?,
+            attention_output: self.linear(Part::AttentionOutput, [width, query])?,
+            feed_forward_norm: self.vector(Part::FeedForwardNorm, width)?,
+            gate_and_up: self
+                .matrix(Part::Gate, [feed_forward_width, width])?
+                .followed_by(self.matrix(Part::Up, [feed_forward_width, width])?),
+            down: self.linear(Part::Down, [width, feed_forward_width])?,
+        })
+    }
+
+    fn heads(
+        &self,
+        weight: LayerPart,
+        bias: LayerPart,
+        norm: LayerPart,
+        outputs: usize,
+    ) -> Result<HeadProjection, ModelError> {
+        let linear = self.biased(weight, bias, [outputs, self.config.width])?;
+        let norm = || self.vector(norm, self.config.attention.head_width);
+        let norm = self.config.has_qk_norm().then(norm).transpose()?;
+        Ok(HeadProjection { linear, norm })
+    }
+
+    fn biased(
+        &self,
+        weight: LayerPart,
+        bias: LayerPart,
+        shape: [usize; 2],
+    ) -> Result<Linear, ModelError> {
+        let bias = || self.vector(bias, shape[0]);
+        let bias = self.config.has_qkv_bias().then(bias).transpose()?;
+        Ok(Linear { bias, ..self.linear(weight, shape)? })
+    }
+
+    fn linear(&self, part: LayerPart, shape: [usize; 2]) -> Result<Linear, ModelError> {
+        Ok(Linear { weights: self.matrix(part, shape)?, bias: None, inputs: shape[1] })
+    }
+
+    fn matrix(&self, part: LayerPart, shape: [usize; 2]) -> Result<Matrix, ModelError> {
+        self.source.matrix(TensorRole::OfLayer(self.index, part), shape)
+    }
+
+    fn vector(&self, part: LayerPart, len: usize) -> Result<Vec<f32>, ModelError> {
+        self.source.vector(TensorRole::OfLayer(self.index, part), len)
+    }
+}
+
+impl Layer {
+    fn bytes(&self) -> usize {
+        let Self { query, key, value, attention_output, down, gate_and_up, .. } = self;
+        let linears = [&query.linear, &key.linear, value, attention_output, down];
+        let head_norms = [&query.norm, &key.norm].into_iter().flatten();
+        let norms = head_norms.chain([&self.attention_norm, &self.feed_forward_norm]);
+        linears.map(Linear::bytes).iter().sum::<usize>()
+            + gate_and_up.bytes()
+            + norms.map(|norm| size_of_val(norm.as_slice())).sum::<usize>()
+    }
+}
+
+/// A model, ready to run.
 #[derive(Debug)]
 pub(crate) struct Transformer {
-    config: Config,
+    config: ModelConfig,
+    /// Radians from one position to the next, of each rotary pair.
+    frequencies: Vec<f64>,
     embedding: Matrix,
     layers: Vec<Layer>,
     output_norm: Vec<f32>,
@@ -208,18 +167,21 @@ struct Stretch {
 }
 
 impl Transformer {
-    /// Reads all weights. `vocabulary_tokens` is what the tokenizer has.
-    pub(crate) fn read(file: &mut GgufFile, vocabulary_tokens: usize) -> Result<Self, ModelError> {
-        let config = Config::read(file, vocabulary_tokens)?;
-        refuse_unknown_tensors(file, config.layers)?;
-        let table = [vocabulary_tokens, config.width];
-        let embedding = file.read_matrix("token_embd.weight", table)?;
-        let has_output = file.tensor("output.weight").is_some();
-        let output = has_output.then(|| file.read_matrix("output.weight", table)).transpose()?;
-        let output_norm = file.read_vector("output_norm.weight", [config.width])?;
-        let layers = (0..config.layers).map(|index| Layer::read(file, &config, index));
-        let layers = layers.collect::<Result<_, _>>()?;
-        Ok(Self { config, embedding, layers, output_norm, output })
+    /// Reads all weights.
+    ///
+    /// # Errors
+    /// [`ModelError::BadFile`] naming a tensor that is missing, of another shape or not known.
+    pub(crate) fn read(source: &dyn TensorSource, config: ModelConfig) -> Result<Self, ModelError> {
+        refuse_unknown_tensors(source, &config)?;
+        let table = [config.vocabulary_tokens, config.width];
+        let embedding = source.matrix(TensorRole::Embedding, table)?;
+        let output = || source.matrix(TensorRole::Output, table);
+        let output = (!config.is_tied).then(output).transpose()?;
+        let output_norm = source.vector(TensorRole::OutputNorm, config.width)?;
+        let layer = |index| LayerReader { source, config: &config, index }.read();
+        let layers = (0..config.layers).map(layer).collect::<Result<_, _>>()?;
+        let frequencies = config.rotary.frequencies();
+        Ok(Self { config, frequencies, embedding, layers, output_norm, output })
     }
 
     fn weight_bytes(&self) -> usize {
@@ -251,13 +213,11 @@ impl Transformer {
         hidden
     }
 
-    /// Cosine and sine of each token's pairs: `[tokens, rotary_pairs]`.
+    /// Cosine and sine of each token's pairs: `[tokens, rotary pairs]`.
     fn angles(&self, slab: &[Stretch]) -> Vec<(f32, f32)> {
-        let Config { rotary_pairs, rotary_base, .. } = self.config;
-        let frequency = |pair: usize| rotary_base.powf(-(float(pair) / float(rotary_pairs)));
-        let frequencies: Vec<f64> = (0..rotary_pairs).map(frequency).collect();
         let positions = slab.iter().flat_map(Stretch::positions);
-        let angles = positions.flat_map(|at| frequencies.iter().map(move |f| float(at) * f));
+        let frequencies = || self.frequencies.iter();
+        let angles = positions.flat_map(|at| frequencies().map(move |f| float(at) * f));
         angles.map(|angle| (narrow(angle.cos()), narrow(angle.sin()))).collect()
     }
 
@@ -270,44 +230,57 @@ impl Transformer {
         angles: &[(f32, f32)],
         hidden: &mut [f32],
     ) {
-        let width = self.config.width;
         let normed = self.normed(hidden, &layer.attention_norm);
-        let outputs = self.config.query_width() + 2 * self.config.kv_width();
-        let mut projected = zeros(hidden.len() / width * outputs);
-        matmul(&normed, layer.query_key_value.view(), width, &mut projected);
-        let queries = self.store(&projected, index, slab, rows, angles);
+        let queries = self.project_heads(&layer.query, &normed, angles);
+        let keys = self.project_heads(&layer.key, &normed, angles);
+        let values = layer.value.apply(&normed);
+        self.store(index, slab, rows, &keys, &values);
         let mut attended = zeros(queries.len());
         self.look_back(index, slab, rows, &queries, &mut attended);
-        let mut update = zeros(hidden.len());
-        matmul(&attended, layer.attention_output.view(), self.config.query_width(), &mut update);
-        add(hidden, &update);
+        add(hidden, &layer.attention_output.apply(&attended));
     }
 
-    /// Turns queries and keys, puts keys and values into the caches and gives the queries.
+    /// Queries or keys `[tokens, heads, head_width]`, normed where the family does so, then turned
+    /// to their positions.
+    fn project_heads(
+        &self,
+        projection: &HeadProjection,
+        normed: &[f32],
+        angles: &[(f32, f32)],
+    ) -> Vec<f32> {
+        let mut heads = projection.linear.apply(normed);
+        if let Some(norm) = &projection.norm {
+            heads = self.normed(&heads, norm);
+        }
+        let head_width = self.config.attention.head_width;
+        let pairs = self.config.rotary.pairs;
+        let token_width = heads.len() / (angles.len() / pairs);
+        let tokens = heads.chunks_exact_mut(token_width).zip(angles.chunks_exact(pairs));
+        for (token, angles) in tokens {
+            match self.config.rotary.layout {
+                RotaryLayout::Interleaved => rotate_interleaved(token, head_width, angles),
+                RotaryLayout::Halves => rotate_halves(token, head_width, angles),
+            }
+        }
+        heads
+    }
+
+    /// Puts keys and values, each `[tokens, kv_width]`, into the caches.
     fn store(
         &self,
-        projected: &[f32],
         layer: usize,
         slab: &[Stretch],
         rows: &mut [Row<'_>],
-        angles: &[(f32, f32)],
-    ) -> Vec<f32> {
-        let (query, kv) = (self.config.query_width(), self.config.kv_width());
-        let head_width = self.config.attention.head_width;
-        let mut queries = Vec::with_capacity(projected.len() / (query + 2 * kv) * query);
-        let mut tokens = projected.chunks_exact(query + 2 * kv);
-        let mut angles = angles.chunks(self.config.rotary_pairs);
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let kv_width = self.config.kv_width();
+        let mut tokens = keys.chunks_exact(kv_width).zip(values.chunks_exact(kv_width));
         for stretch in slab {
-            let positions = stretch.positions();
-            for ((position, token), angles) in positions.zip(&mut tokens).zip(&mut angles) {
-                let mut turned = token[..query + kv].to_vec();
-                rotate_interleaved(&mut turned, head_width, angles);
-                queries.extend_from_slice(&turned[..query]);
-                let cache = &mut *rows[stretch.row].cache;
-                cache.write(layer, position, &turned[query..], &token[query + kv..]);
+            for (position, (keys, values)) in stretch.positions().zip(&mut tokens) {
+                rows[stretch.row].cache.write(layer, position, keys, values);
             }
         }
-        queries
     }
 
     fn look_back(
@@ -335,16 +308,12 @@ impl Transformer {
     }
 
     fn feed_forward(&self, layer: &Layer, hidden: &mut [f32]) {
-        let Config { width, feed_forward_width, .. } = self.config;
-        let tokens = hidden.len() / width;
+        let ModelConfig { width, feed_forward_width, .. } = self.config;
         let normed = self.normed(hidden, &layer.feed_forward_norm);
-        let mut gate_and_up = zeros(tokens * 2 * feed_forward_width);
-        matmul(&normed, layer.gate_and_up.view(), width, &mut gate_and_up);
-        let mut activated = zeros(tokens * feed_forward_width);
+        let gate_and_up = multiply(&normed, layer.gate_and_up.view(), width);
+        let mut activated = zeros(gate_and_up.len() / 2);
         swiglu(&gate_and_up, feed_forward_width, &mut activated);
-        let mut update = zeros(hidden.len());
-        matmul(&activated, layer.down.view(), feed_forward_width, &mut update);
-        add(hidden, &update);
+        add(hidden, &layer.down.apply(&activated));
     }
 
     fn normed(&self, hidden: &[f32], weights: &[f32]) -> Vec<f32> {
@@ -357,9 +326,7 @@ impl Transformer {
     fn project(&self, hidden: &[f32]) -> Vec<f32> {
         let normed = self.normed(hidden, &self.output_norm);
         let weights = self.output.as_ref().unwrap_or(&self.embedding);
-        let mut logits = zeros(hidden.len() / self.config.width * self.config.vocabulary_tokens);
-        matmul(&normed, weights.view(), self.config.width, &mut logits);
-        logits
+        multiply(&normed, weights.view(), self.config.width)
     }
 }
 
@@ -450,31 +417,11 @@ fn cut_into_slabs(rows: &[Row<'_>]) -> Vec<Vec<Stretch>> {
     slabs
 }
 
-/// A tensor we would leave out is part of an architecture we do not know: refuse it by name.
-fn refuse_unknown_tensors(file: &GgufFile, layers: usize) -> Result<(), ModelError> {
-    const OF_MODEL: [&str; 3] = ["token_embd.weight", "output_norm.weight", "output.weight"];
-    const OF_LAYER: [&str; 9] = [
-        "attn_norm",
-        "attn_q",
-        "attn_k",
-        "attn_v",
-        "attn_output",
-        "ffn_norm",
-        "ffn_gate",
-        "ffn_up",
-        "ffn_down",
-    ];
-    let is_known = |name: &str| {
-        let in_layer = name.strip_prefix("blk.").and_then(|rest| rest.strip_suffix(".weight"));
-        let known = in_layer.and_then(|rest| rest.split_once('.')).is_some_and(|(index, part)| {
-            index.parse().is_ok_and(|index: usize| index < layers) && OF_LAYER.contains(&part)
-        });
-        known || OF_MODEL.contains(&name)
-    };
-    match file.tensor_names().filter(|name| !is_known(name)).min() {
-        Some(name) => Err(file.bad(format!("tensor {name} is not known here"), UNUSABLE)),
-        None => Ok(()),
-    }
+/// `[rows, outputs]` of inputs `[rows, width]` and weights `[outputs, width]`.
+fn multiply(inputs: &[f32], weights: Weights<'_>, width: usize) -> Vec<f32> {
+    let mut out = zeros(inputs.len() / width * (weights.len() / width));
+    matmul(inputs, weights, width, &mut out);
+    out
 }
 
 fn zeros(len: usize) -> Vec<f32> {

@@ -1,0 +1,142 @@
+//! What a model is made of: its family, its sizes and its rotary positions, checked once.
+//!
+//! Each file form has its own reader below this module; nobody else reads such keys.
+
+mod gguf;
+
+use relay_kernels::AttentionShape;
+
+use crate::kv_cache::KvShape;
+
+mod limits {
+    /// Sizes beyond these are not from a model of these families.
+    pub(super) const LAYERS_MAX: usize = 512;
+    pub(super) const WIDTH_MAX: usize = 1 << 17;
+    pub(super) const CONTEXT_TOKENS_MAX: usize = 1 << 24;
+}
+
+const UNUSABLE: &str = "use a plain model of the Llama, Qwen2 or Qwen3 family";
+
+/// Architectures whose forward pass is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// Touvron et al., 2023 (arXiv 2302.13971), Llama 3 included.
+    Llama,
+    /// As Llama, with biases on queries, keys and values (arXiv 2407.10671).
+    Qwen2,
+    /// As Llama, with norms on each head's queries and keys (arXiv 2505.09388).
+    Qwen3,
+}
+
+impl Family {
+    /// By the name that both file forms give it.
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "llama" => Some(Self::Llama),
+            "qwen2" => Some(Self::Qwen2),
+            "qwen3" => Some(Self::Qwen3),
+            _ => None,
+        }
+    }
+}
+
+/// Which numbers of a head turn together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RotaryLayout {
+    /// 2i and 2i+1: GGUF files of the Llama family, whose queries and keys are permuted for it.
+    Interleaved,
+    /// i and i + pairs: all others.
+    Halves,
+}
+
+/// Rotary positions (Su et al., 2021, arXiv 2104.09864).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Rotary {
+    pub(crate) layout: RotaryLayout,
+    /// Pairs of a head that turn; what lies behind them stays.
+    pub(crate) pairs: usize,
+    pub(crate) base: f64,
+    /// Llama 3's scaling: what each pair's frequency is divided by. Empty where there is none.
+    pub(crate) frequency_divisors: Vec<f32>,
+}
+
+impl Rotary {
+    /// Radians by which each pair turns from one position to the next.
+    pub(crate) fn frequencies(&self) -> Vec<f64> {
+        let divisors = self.frequency_divisors.iter().copied().map(f64::from);
+        let divisors = divisors.chain(std::iter::repeat(1.0));
+        let frequency = |pair: usize| self.base.powf(-(float(pair) / float(self.pairs)));
+        (0..self.pairs).zip(divisors).map(|(pair, divisor)| frequency(pair) / divisor).collect()
+    }
+}
+
+/// Sizes and kind of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ModelConfig {
+    pub(crate) family: Family,
+    /// Rows of the embedding; the tokenizer may have fewer tokens.
+    pub(crate) vocabulary_tokens: usize,
+    /// The most tokens the file says the model can attend to.
+    pub(crate) context_tokens: usize,
+    pub(crate) layers: usize,
+    pub(crate) width: usize,
+    pub(crate) feed_forward_width: usize,
+    pub(crate) attention: AttentionShape,
+    pub(crate) rotary: Rotary,
+    /// Of all norms.
+    pub(crate) epsilon: f32,
+    /// The embedding is the output layer too.
+    pub(crate) is_tied: bool,
+}
+
+impl ModelConfig {
+    /// Width of a token's queries: not the model's width where the head size was chosen freely.
+    pub(crate) fn query_width(&self) -> usize {
+        self.attention.heads * self.attention.head_width
+    }
+
+    /// Width of a token's keys, and of its values.
+    pub(crate) fn kv_width(&self) -> usize {
+        self.attention.kv_heads * self.attention.head_width
+    }
+
+    pub(crate) fn kv_shape(&self) -> KvShape {
+        KvShape { layers: self.layers, width: self.kv_width() }
+    }
+
+    pub(crate) fn has_qkv_bias(&self) -> bool {
+        self.family == Family::Qwen2
+    }
+
+    pub(crate) fn has_qk_norm(&self) -> bool {
+        self.family == Family::Qwen3
+    }
+
+    /// What does not fit together, if anything: a rule for both file forms.
+    fn contradiction(&self) -> Option<String> {
+        let AttentionShape { heads, kv_heads, head_width } = self.attention;
+        let Rotary { pairs, frequency_divisors, .. } = &self.rotary;
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Some(format!("{heads} heads cannot share {kv_heads} KV heads"));
+        }
+        if *pairs == 0 || 2 * pairs > head_width {
+            let rotary = 2 * pairs;
+            return Some(format!("{rotary} rotary dimensions in heads of {head_width}"));
+        }
+        let is_divisor = |divisor: &f32| divisor.is_finite() && *divisor > 0.0;
+        if !frequency_divisors.iter().all(is_divisor) {
+            return Some("rotary frequencies are divided by what is no positive number".to_owned());
+        }
+        None
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "pairs are far below 2^52")]
+fn float(value: usize) -> f64 {
+    value as f64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the kernels compute in f32")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}

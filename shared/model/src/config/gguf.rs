@@ -1,0 +1,136 @@
+//! A configuration from a GGUF file's metadata.
+//!
+//! Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
+
+use relay_kernels::AttentionShape;
+
+use super::{Family, ModelConfig, Rotary, RotaryLayout, UNUSABLE, limits, narrow};
+use crate::error::ModelError;
+use crate::gguf::{GgufFile, Value};
+use crate::tensors::{TensorRole, TensorSource};
+
+impl ModelConfig {
+    /// Reads the keys of the file's architecture. `vocabulary_tokens` is what its tokenizer has.
+    ///
+    /// # Errors
+    /// [`ModelError::BadFile`] naming the key that is missing, impossible or not supported.
+    pub(crate) fn from_gguf(file: &GgufFile, vocabulary_tokens: usize) -> Result<Self, ModelError> {
+        let architecture = file.text("general.architecture").unwrap_or("(none)");
+        let family = Family::named(architecture).ok_or_else(|| {
+            file.bad(format!("the architecture {architecture} is not supported"), UNUSABLE)
+        })?;
+        let keys = Keys { file, architecture };
+        let width = keys.size("embedding_length", None, limits::WIDTH_MAX)?;
+        let attention = keys.attention(width)?;
+        let config = Self {
+            family,
+            vocabulary_tokens,
+            context_tokens: keys.size("context_length", None, limits::CONTEXT_TOKENS_MAX)?,
+            layers: keys.size("block_count", None, limits::LAYERS_MAX)?,
+            width,
+            feed_forward_width: keys.size("feed_forward_length", None, limits::WIDTH_MAX)?,
+            attention,
+            rotary: keys.rotary(family, attention.head_width)?,
+            epsilon: narrow(keys.float("attention.layer_norm_rms_epsilon", None)?),
+            is_tied: !file.has(TensorRole::Output),
+        };
+        keys.refuse_variants(&config)?;
+        config.contradiction().map_or(Ok(config), |what| Err(file.bad(what, UNUSABLE)))
+    }
+}
+
+/// Metadata keys of one architecture, read with their meaning checked.
+struct Keys<'a> {
+    file: &'a GgufFile,
+    architecture: &'a str,
+}
+
+impl Keys<'_> {
+    fn attention(&self, width: usize) -> Result<AttentionShape, ModelError> {
+        let heads = self.size("attention.head_count", None, limits::WIDTH_MAX)?;
+        let kv_heads = self.size("attention.head_count_kv", Some(heads), heads)?;
+        let head_width =
+            self.size("attention.key_length", Some(width / heads), limits::WIDTH_MAX)?;
+        let value_width =
+            self.size("attention.value_length", Some(head_width), limits::WIDTH_MAX)?;
+        if value_width != head_width {
+            let what = format!("keys are {head_width} wide, but values {value_width}");
+            return Err(self.file.bad(what, UNUSABLE));
+        }
+        Ok(AttentionShape { heads, kv_heads, head_width })
+    }
+
+    fn rotary(&self, family: Family, head_width: usize) -> Result<Rotary, ModelError> {
+        let dimensions = self.size("rope.dimension_count", Some(head_width), head_width)?;
+        if dimensions % 2 == 1 {
+            let what = format!("{dimensions} rotary dimensions are not pairs");
+            return Err(self.file.bad(what, UNUSABLE));
+        }
+        let pairs = dimensions / 2;
+        let is_llama = family == Family::Llama;
+        let is_scaled = is_llama && self.file.has(TensorRole::RotaryDivisors);
+        let divisors = || self.file.vector(TensorRole::RotaryDivisors, pairs);
+        Ok(Rotary {
+            layout: if is_llama { RotaryLayout::Interleaved } else { RotaryLayout::Halves },
+            pairs,
+            base: self.float("rope.freq_base", Some(10_000.0))?,
+            frequency_divisors: if is_scaled { divisors()? } else { Vec::new() },
+        })
+    }
+
+    /// What would silently give wrong numbers is refused by name.
+    fn refuse_variants(&self, config: &ModelConfig) -> Result<(), ModelError> {
+        let refuse = |what: String| Err(self.file.bad(what, UNUSABLE));
+        let scaling = self.file.text(&self.key("rope.scaling.type"));
+        if let Some(scaling) = scaling.filter(|scaling| *scaling != "none") {
+            return refuse(format!("the rotary scaling {scaling} is not supported"));
+        }
+        let is = |part: &str, harmless: i128| match self.value(part) {
+            None => true,
+            Some(value) => matches!(value, Value::Integer(value) if *value == harmless),
+        };
+        if !is("expert_count", 0) {
+            return refuse("mixtures of experts are not supported".to_owned());
+        }
+        if !is("attention.causal", 1) {
+            return refuse("attention that looks ahead is not supported".to_owned());
+        }
+        let context = i128::try_from(config.context_tokens).unwrap_or(i128::MAX);
+        match self.value("attention.sliding_window") {
+            None => Ok(()),
+            Some(Value::Integer(window)) if *window == 0 || *window >= context => Ok(()),
+            Some(_) => refuse("sliding-window attention is not supported".to_owned()),
+        }
+    }
+
+    fn key(&self, part: &str) -> String {
+        format!("{}.{part}", self.architecture)
+    }
+
+    fn value(&self, part: &str) -> Option<&Value> {
+        self.file.value(&self.key(part))
+    }
+
+    fn size(&self, part: &str, default: Option<usize>, most: usize) -> Result<usize, ModelError> {
+        let size = match (self.value(part), default) {
+            (Some(Value::Integer(value)), _) => usize::try_from(*value).ok(),
+            (None, default) => default,
+            _ => None,
+        };
+        size.filter(|size| (1..=most).contains(size)).ok_or_else(|| {
+            let what = format!("key {} must be a number from 1 to {most}", self.key(part));
+            self.file.bad(what, UNUSABLE)
+        })
+    }
+
+    fn float(&self, part: &str, default: Option<f64>) -> Result<f64, ModelError> {
+        let float = match (self.value(part), default) {
+            (Some(Value::Float(value)), _) => Some(*value),
+            (None, default) => default,
+            _ => None,
+        };
+        float.filter(|value| value.is_finite() && *value > 0.0).ok_or_else(|| {
+            self.file.bad(format!("key {} must be a positive number", self.key(part)), UNUSABLE)
+        })
+    }
+}

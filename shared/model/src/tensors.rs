@@ -1,0 +1,210 @@
+//! What a model's tensors are for, what each file form calls them, and where they are read from.
+//!
+//! The transformer asks for roles; names stand in one table here. Knows no file format.
+//!
+//! Names: GGUF's from its specification, the other ones from the published checkpoints.
+
+mod gguf;
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::weights::Matrix;
+
+const UNKNOWN: &str = "use a plain model of the Llama, Qwen2 or Qwen3 family";
+
+/// What a tensor is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TensorRole {
+    /// `[vocabulary_tokens, width]`.
+    Embedding,
+    /// `[width]`.
+    OutputNorm,
+    /// `[vocabulary_tokens, width]`, where the embedding does not serve both ways.
+    Output,
+    /// `[rotary pairs]`: what each pair's frequency is divided by.
+    RotaryDivisors,
+    /// One of layer `.0`.
+    OfLayer(usize, LayerPart),
+}
+
+/// What a tensor of a layer is for. Matrices are `[outputs, inputs]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LayerPart {
+    AttentionNorm,
+    Query,
+    QueryBias,
+    /// Of each head: `[head_width]`.
+    QueryNorm,
+    Key,
+    KeyBias,
+    KeyNorm,
+    Value,
+    ValueBias,
+    AttentionOutput,
+    FeedForwardNorm,
+    Gate,
+    Up,
+    Down,
+}
+
+/// Which names a file form uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    Gguf,
+    HuggingFace,
+}
+
+/// Tensors outside of the layers: role, GGUF name, Hugging Face name (empty: has none).
+const OF_MODEL: [(TensorRole, &str, &str); 4] = [
+    (TensorRole::Embedding, "token_embd.weight", "model.embed_tokens.weight"),
+    (TensorRole::OutputNorm, "output_norm.weight", "model.norm.weight"),
+    (TensorRole::Output, "output.weight", "lm_head.weight"),
+    (TensorRole::RotaryDivisors, "rope_freqs.weight", ""),
+];
+
+/// Tensors of a layer: part, GGUF name after `blk.N.`, Hugging Face name after `model.layers.N.`.
+const OF_LAYER: [(LayerPart, &str, &str); 14] = [
+    (LayerPart::AttentionNorm, "attn_norm.weight", "input_layernorm.weight"),
+    (LayerPart::Query, "attn_q.weight", "self_attn.q_proj.weight"),
+    (LayerPart::QueryBias, "attn_q.bias", "self_attn.q_proj.bias"),
+    (LayerPart::QueryNorm, "attn_q_norm.weight", "self_attn.q_norm.weight"),
+    (LayerPart::Key, "attn_k.weight", "self_attn.k_proj.weight"),
+    (LayerPart::KeyBias, "attn_k.bias", "self_attn.k_proj.bias"),
+    (LayerPart::KeyNorm, "attn_k_norm.weight", "self_attn.k_norm.weight"),
+    (LayerPart::Value, "attn_v.weight", "self_attn.v_proj.weight"),
+    (LayerPart::ValueBias, "attn_v.bias", "self_attn.v_proj.bias"),
+    (LayerPart::AttentionOutput, "attn_output.weight", "self_attn.o_proj.weight"),
+    (LayerPart::FeedForwardNorm, "ffn_norm.weight", "post_attention_layernorm.weight"),
+    (LayerPart::Gate, "ffn_gate.weight", "mlp.gate_proj.weight"),
+    (LayerPart::Up, "ffn_up.weight", "mlp.up_proj.weight"),
+    (LayerPart::Down, "ffn_down.weight", "mlp.down_proj.weight"),
+];
+
+impl Naming {
+    /// The name of the tensor with this role.
+    pub(crate) fn name(self, role: TensorRole) -> String {
+        if let TensorRole::OfLayer(layer, part) = role {
+            let row = OF_LAYER.iter().find(|row| row.0 == part);
+            let name = row.map_or("", |row| self.pick(row.1, row.2));
+            return format!("{}{layer}.{name}", self.layer_prefix());
+        }
+        let row = OF_MODEL.iter().find(|row| row.0 == role);
+        row.map_or("", |row| self.pick(row.1, row.2)).to_owned()
+    }
+
+    /// The role of the tensor with this name, if it has one.
+    pub(crate) fn role(self, name: &str) -> Option<TensorRole> {
+        let Some(in_layer) = name.strip_prefix(self.layer_prefix()) else {
+            let row = OF_MODEL.iter().find(|row| self.pick(row.1, row.2) == name);
+            return row.filter(|_| !name.is_empty()).map(|row| row.0);
+        };
+        let (index, part) = in_layer.split_once('.')?;
+        let row = OF_LAYER.iter().find(|row| self.pick(row.1, row.2) == part)?;
+        let role = TensorRole::OfLayer(index.parse().ok()?, row.0);
+        // "00" is not how anybody writes 0.
+        (self.name(role) == name).then_some(role)
+    }
+
+    fn pick(self, gguf: &'static str, hugging_face: &'static str) -> &'static str {
+        match self {
+            Self::Gguf => gguf,
+            Self::HuggingFace => hugging_face,
+        }
+    }
+
+    fn layer_prefix(self) -> &'static str {
+        self.pick("blk.", "model.layers.")
+    }
+
+    /// Tensors that repeat what the configuration says.
+    fn is_redundant(self, name: &str) -> bool {
+        self == Self::HuggingFace && name.ends_with("rotary_emb.inv_freq")
+    }
+}
+
+/// Where a model's tensors come from: one file or many, whatever their form.
+pub(crate) trait TensorSource {
+    /// What tensors are called here.
+    fn naming(&self) -> Naming;
+
+    /// The names of all tensors, in no particular order.
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
+
+    /// Whether there is a tensor with this role.
+    fn has(&self, role: TensorRole) -> bool;
+
+    /// A matrix of the shape `[outputs, inputs]` that the architecture demands.
+    ///
+    /// # Errors
+    /// [`ModelError`] if it is missing, of another shape, or holds what is not a finite number.
+    fn matrix(&self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError>;
+
+    /// A vector as values, with the same errors.
+    fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError>;
+
+    /// An error that names the file.
+    fn bad(&self, what: String, advice: &'static str) -> ModelError;
+}
+
+/// A tensor we would leave out is part of an architecture we do not know: refuse it by name.
+pub(crate) fn refuse_unknown_tensors(
+    source: &dyn TensorSource,
+    config: &ModelConfig,
+) -> Result<(), ModelError> {
+    let naming = source.naming();
+    let is_known = |name: &str| {
+        naming.is_redundant(name) || naming.role(name).is_some_and(|role| is_used(role, config))
+    };
+    match source.names().filter(|name| !is_known(name)).min() {
+        Some(name) => Err(source.bad(format!("tensor {name} is not known here"), UNKNOWN)),
+        None => Ok(()),
+    }
+}
+
+fn is_used(role: TensorRole, config: &ModelConfig) -> bool {
+    match role {
+        // A file that ties its embeddings may repeat them as the output.
+        TensorRole::Embedding | TensorRole::OutputNorm | TensorRole::Output => true,
+        TensorRole::RotaryDivisors => !config.rotary.frequency_divisors.is_empty(),
+        TensorRole::OfLayer(layer, part) => {
+            layer < config.layers
+                && match part {
+                    LayerPart::QueryBias | LayerPart::KeyBias | LayerPart::ValueBias => {
+                        config.has_qkv_bias()
+                    }
+                    LayerPart::QueryNorm | LayerPart::KeyNorm => config.has_qk_norm(),
+                    _ => true,
+                }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_leads_back_to_its_role() {
+        let of_layer = OF_LAYER.map(|row| TensorRole::OfLayer(17, row.0));
+        let roles: Vec<TensorRole> = OF_MODEL.iter().map(|row| row.0).chain(of_layer).collect();
+        for naming in [Naming::Gguf, Naming::HuggingFace] {
+            for &role in &roles {
+                let name = naming.name(role);
+                let expected = (!name.is_empty()).then_some(role);
+                assert_eq!(naming.role(&name), expected, "{name}");
+            }
+        }
+        assert_eq!(Naming::Gguf.name(roles[4]), "blk.17.attn_norm.weight");
+        assert_eq!(Naming::HuggingFace.name(roles[4]), "model.layers.17.input_layernorm.weight");
+    }
+
+    #[test]
+    fn other_names_have_no_role() {
+        for name in ["", "blk.", "blk.0.", "blk.x.attn_q.weight", "blk.00.attn_q.weight", "x"] {
+            assert_eq!(Naming::Gguf.role(name), None, "{name}");
+        }
+        for name in ["", "model.layers.0.self_attn.o_proj.bias", "token_embd.weight"] {
+            assert_eq!(Naming::HuggingFace.role(name), None, "{name}");
+        }
+    }
+}

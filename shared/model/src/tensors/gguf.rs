@@ -1,0 +1,32 @@
+//! Tensors of a GGUF file.
+
+use super::{Naming, TensorRole, TensorSource};
+use crate::error::ModelError;
+use crate::gguf::GgufFile;
+use crate::weights::Matrix;
+
+impl TensorSource for GgufFile {
+    fn naming(&self) -> Naming {
+        Naming::Gguf
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.tensor_names())
+    }
+
+    fn has(&self, role: TensorRole) -> bool {
+        self.tensor(&self.naming().name(role)).is_some()
+    }
+
+    fn matrix(&self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
+        self.read_matrix(&self.naming().name(role), shape)
+    }
+
+    fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
+        self.read_vector(&self.naming().name(role), [len])
+    }
+
+    fn bad(&self, what: String, advice: &'static str) -> ModelError {
+        self.bad(what, advice)
+    }
+}
