@@ -1,5 +1,66 @@
-//! Training and evaluation. Nearly empty: the data, warm-up, GRPO and evaluation stages are not written yet.
+//! The command line of training and evaluation. Parses flags and calls the library; decides
+//! nothing.
 
-fn main() -> anyhow::Result<()> {
-    anyhow::bail!("relay-train has no stages yet: training is not part of this version")
+use std::io::{BufWriter, ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use relay_train::grading::grade_lines;
+
+/// Teach a small model when to call a large one, and judge how well it does.
+#[derive(Parser)]
+#[command(name = "relay-train", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Grade answers: JSONL {gold, response} in, JSONL {correct, extracted} out.
+    ///
+    /// Reads one JSON object a line from standard input. `gold` is the right answer, in LaTeX or
+    /// plain text; `response` is what a model wrote. Other fields are passed over. Writes one
+    /// object a line, in the same order: `extracted` is the answer found in the response, or null,
+    /// and `correct` says whether it means the same as `gold`.
+    ///
+    /// The answer is what the last complete \boxed{} holds; without any box, what stands behind
+    /// the last "####", "answer is" or "answer:". Numbers are compared exactly, whether written as
+    /// decimals, fractions, mixed numbers, percentages or with thousands separators; closed
+    /// expressions by value; expressions with variables by their values at six points; sets and
+    /// lists in any order; tuples, intervals and matrices element by element; choices by letter.
+    /// Units are set aside, unless both sides name known ones that differ.
+    ///
+    /// A line that is no such object stops the run with its number; what was graded before it is
+    /// written.
+    #[command(after_help = "Example:\n  echo '{\"gold\":\"\\\\frac{1}{2}\",\"response\":\"so \
+                            \\\\boxed{0.5}\"}' | relay-train grade")]
+    Grade,
+}
+
+fn main() -> ExitCode {
+    let run = match Arguments::parse().command {
+        Command::Grade => grade(),
+    };
+    match run {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("relay-train: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn grade() -> anyhow::Result<()> {
+    let mut output = BufWriter::new(std::io::stdout().lock());
+    let graded = grade_lines(std::io::stdin().lock(), "standard input", &mut output);
+    output.flush()?;
+    graded
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|cause| cause.kind() == ErrorKind::BrokenPipe)
 }
