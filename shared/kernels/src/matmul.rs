@@ -26,15 +26,17 @@ mod limits {
 /// `out[row, o] = Σ inputs[row, i] · weights[o, i]`.
 ///
 /// Shapes, all row-major: `inputs` `[rows, width]`, `weights` `[outputs, width]`, `out`
-/// `[rows, outputs]`.
+/// `[rows, outputs]`. The weights may come in several parts, one's outputs after the other's.
 ///
 /// # Panics
 /// If the lengths do not fit each other.
-pub fn matmul(inputs: &[f32], weights: Weights<'_>, width: usize, out: &mut [f32]) {
+pub fn matmul(inputs: &[f32], weights: &[Weights<'_>], width: usize, out: &mut [f32]) {
     assert!(width > 0, "rows have no width");
-    let (rows, outputs) = (inputs.len() / width, weights.len() / width);
+    let rows = inputs.len() / width;
+    let outputs = weights.iter().map(|part| part.len() / width).sum::<usize>();
     assert_eq!(inputs.len(), rows * width, "inputs are not whole rows");
-    assert_eq!(weights.len(), outputs * width, "weights are not whole rows");
+    let whole = weights.iter().all(|part| part.len().is_multiple_of(width));
+    assert!(whole, "weights are not whole rows");
     assert_eq!(out.len(), rows * outputs, "the output has another shape");
     if rows == 1 {
         multiply_in_parallel(inputs, weights, width, out);
@@ -46,20 +48,48 @@ pub fn matmul(inputs: &[f32], weights: Weights<'_>, width: usize, out: &mut [f32
 }
 
 /// As [`matmul`], with `by_output` `[outputs, rows]`, so that a task writes one stretch of it.
-fn multiply_in_parallel(inputs: &[f32], weights: Weights<'_>, width: usize, by_output: &mut [f32]) {
-    let (rows, outputs) = (inputs.len() / width, weights.len() / width);
+fn multiply_in_parallel(
+    inputs: &[f32],
+    weights: &[Weights<'_>],
+    width: usize,
+    by_output: &mut [f32],
+) {
+    let rows = inputs.len() / width;
+    let outputs = by_output.len() / rows;
     let tasks = rayon::current_num_threads() * limits::TASKS_PER_THREAD;
     let smallest = limits::PRODUCTS_PER_TASK_MIN.div_ceil(rows * width);
     let outputs_per_task = outputs.div_ceil(tasks).max(smallest).next_multiple_of(OUTPUT_TILE);
     if outputs_per_task >= outputs {
-        return multiply(inputs, weights, width, by_output);
+        return multiply_parts(inputs, weights, 0, width, by_output);
     }
-    let parts = by_output.par_chunks_mut(outputs_per_task * rows).enumerate();
-    parts.for_each(|(part, out)| {
-        let first = part * outputs_per_task * width;
-        let weights = weights.part(first..first + out.len() / rows * width);
-        multiply(inputs, weights, width, out);
+    let stretches = by_output.par_chunks_mut(outputs_per_task * rows).enumerate();
+    stretches.for_each(|(index, out)| {
+        multiply_parts(inputs, weights, index * outputs_per_task, width, out);
     });
+}
+
+/// The outputs from `first` on that `by_output` has room for, from whichever parts they are in.
+fn multiply_parts(
+    inputs: &[f32],
+    weights: &[Weights<'_>],
+    first: usize,
+    width: usize,
+    by_output: &mut [f32],
+) {
+    let rows = inputs.len() / width;
+    let mut rest = by_output;
+    let mut before = 0;
+    for part in weights {
+        let outputs = part.len() / width;
+        let from = first.saturating_sub(before).min(outputs);
+        let count = (outputs - from).min(rest.len() / rows);
+        let (out, others) = rest.split_at_mut(count * rows);
+        if count > 0 {
+            multiply(inputs, part.part(from * width..(from + count) * width), width, out);
+        }
+        rest = others;
+        before += outputs;
+    }
 }
 
 for_each_instruction_set! {
@@ -157,8 +187,8 @@ fn transpose(by_output: &[f32], rows: usize, out: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocks::WeightFormat;
     use crate::lanes::dot;
-    use crate::weights::{BLOCK_CODES, BlockScale};
     use proptest::prelude::*;
 
     fn noise(len: usize, seed: u32) -> Vec<f32> {
@@ -180,7 +210,7 @@ mod tests {
         ) {
             let (inputs, weights) = (noise(rows * width, seed), noise(outputs * width, !seed));
             let mut out = vec![f32::NAN; rows * outputs];
-            matmul(&inputs, Weights::Dense(&weights), width, &mut out);
+            matmul(&inputs, &[Weights::Dense(&weights)], width, &mut out);
             for row in 0..rows {
                 for output in 0..outputs {
                     let input = &inputs[row * width..(row + 1) * width];
@@ -196,7 +226,9 @@ mod tests {
         let (rows, outputs, width) = (3, 1000, 200);
         let (inputs, weights) = (noise(rows * width, 1), noise(outputs * width, 2));
         let mut out = vec![f32::NAN; rows * outputs];
-        matmul(&inputs, Weights::Dense(&weights), width, &mut out);
+        let (first, second) = weights.split_at(333 * width);
+        let parts = [first, &[], second].map(Weights::Dense);
+        matmul(&inputs, &parts, width, &mut out);
         for (index, value) in out.iter().enumerate() {
             let (row, output) = (index / outputs, index % outputs);
             let input = &inputs[row * width..(row + 1) * width];
@@ -206,30 +238,28 @@ mod tests {
     }
 
     proptest! {
-        /// Blocks give the bits of the values they stand for.
+        /// Blocks give the bits of the values they stand for, in one part or several.
         #[test]
         fn blocks_are_the_values_they_stand_for(
-            rows in 1_usize..5, outputs in 1_usize..11, blocks in 1_usize..4, seed: u32,
+            rows in 1_usize..5, outputs in 1_usize..11, more in 0_usize..7, blocks in 1_usize..4,
+            format in prop::sample::select(WeightFormat::ALL.to_vec()), seed: u32,
         ) {
-            let width = blocks * BLOCK_CODES;
+            let width = blocks * format.block_weights();
             let inputs = noise(rows * width, seed);
-            #[expect(clippy::cast_possible_truncation, reason = "noise lies within 1")]
-            let codes: Vec<i8> =
-                noise(outputs * width, !seed).iter().map(|x| (x * 127.0) as i8).collect();
-            let scales: Vec<BlockScale> = noise(outputs * blocks * 2, seed ^ 7)
-                .chunks(2)
-                .map(|pair| BlockScale { scale: pair[0], offset: pair[1] })
-                .collect();
-            let value = |(i, code): (usize, &i8)| {
-                let block = scales[i / BLOCK_CODES];
-                f32::from(*code) * block.scale + block.offset
+            let bytes = |outputs: usize, seed| {
+                let len = format.bytes_of(outputs * width).unwrap_or(0);
+                // Small numbers, so that no scale is infinite.
+                noise(len, seed).iter().map(|x| x.to_bits().to_le_bytes()[2] & 0x3F).collect()
             };
-            let values: Vec<f32> = codes.iter().enumerate().map(value).collect();
-            let mut dense = vec![0.0; rows * outputs];
-            let mut blocked = vec![f32::NAN; rows * outputs];
-            matmul(&inputs, Weights::Dense(&values), width, &mut dense);
-            let weights = Weights::Blocks { codes: &codes, scales: &scales };
-            matmul(&inputs, weights, width, &mut blocked);
+            let (bytes, further): (Vec<u8>, Vec<u8>) = (bytes(outputs, !seed), bytes(more, seed));
+            let weights = [&bytes, &further].map(|bytes| Weights::Blocks { format, bytes });
+            let mut scratch = [Vec::new(), Vec::new()];
+            let [first, second] = &mut scratch;
+            let values = [weights[0].values(first), weights[1].values(second)].concat();
+            let mut dense = vec![0.0; rows * (outputs + more)];
+            let mut blocked = vec![f32::NAN; rows * (outputs + more)];
+            matmul(&inputs, &[Weights::Dense(&values)], width, &mut dense);
+            matmul(&inputs, &weights, width, &mut blocked);
             prop_assert!(dense.iter().zip(&blocked).all(|(a, b)| a.to_bits() == b.to_bits()));
         }
     }
@@ -237,6 +267,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "another shape")]
     fn refuses_shapes_that_do_not_fit() {
-        matmul(&[1.0; 4], Weights::Dense(&[1.0; 4]), 2, &mut [0.0; 3]);
+        matmul(&[1.0; 4], &[Weights::Dense(&[1.0; 4])], 2, &mut [0.0; 3]);
     }
 }

@@ -1,35 +1,23 @@
-//! Weights as they lie in memory: plain, or in blocks of small codes that share a scale.
+//! Weights as they lie in memory: plain, or in the blocks of a format.
 //!
-//! A block is expanded to exactly the f32 values that its file format defines, just before it is
-//! used, so that reading weights from memory costs a third of what plain ones would.
+//! Blocks are expanded just before they are used, a few rows at a time, so that reading weights
+//! from memory costs what the format's blocks do.
 
 use std::ops::Range;
 
-use crate::dispatch::for_each_instruction_set;
-
-/// Codes that share one scale.
-pub const BLOCK_CODES: usize = 32;
-
-/// What turns the codes of one block into weights: `code · scale + offset`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BlockScale {
-    /// Factor of each code.
-    pub scale: f32,
-    /// Added to each product.
-    pub offset: f32,
-}
+use crate::blocks::{WeightFormat, expand};
 
 /// A matrix `[outputs, width]`, row-major.
 #[derive(Debug, Clone, Copy)]
 pub enum Weights<'a> {
     /// Plain values.
     Dense(&'a [f32]),
-    /// One scale for each [`BLOCK_CODES`] codes; a row is a whole number of blocks.
+    /// Blocks of a format; a row is a whole number of blocks.
     Blocks {
-        /// Codes, `[outputs, width]`.
-        codes: &'a [i8],
-        /// Scales, `[outputs, width / BLOCK_CODES]`.
-        scales: &'a [BlockScale],
+        /// What they are.
+        format: WeightFormat,
+        /// Blocks, `[outputs, width / format.block_weights()]`.
+        bytes: &'a [u8],
     },
 }
 
@@ -38,7 +26,9 @@ impl<'a> Weights<'a> {
     pub fn len(self) -> usize {
         match self {
             Self::Dense(values) => values.len(),
-            Self::Blocks { codes, .. } => codes.len(),
+            Self::Blocks { format, bytes } => {
+                bytes.len() / format.block_bytes() * format.block_weights()
+            }
         }
     }
 
@@ -56,11 +46,12 @@ impl<'a> Weights<'a> {
     pub fn part(self, range: Range<usize>) -> Self {
         match self {
             Self::Dense(values) => Self::Dense(&values[range]),
-            Self::Blocks { codes, scales } => {
-                let whole = range.start.is_multiple_of(BLOCK_CODES);
-                assert!(whole && range.end.is_multiple_of(BLOCK_CODES), "inside of a block");
-                let blocks = range.start / BLOCK_CODES..range.end / BLOCK_CODES;
-                Self::Blocks { codes: &codes[range], scales: &scales[blocks] }
+            Self::Blocks { format, bytes } => {
+                let size = format.block_weights();
+                let whole = range.start.is_multiple_of(size) && range.end.is_multiple_of(size);
+                assert!(whole, "inside of a block");
+                let byte = |weight: usize| weight / size * format.block_bytes();
+                Self::Blocks { format, bytes: &bytes[byte(range.start)..byte(range.end)] }
             }
         }
     }
@@ -70,41 +61,11 @@ impl<'a> Weights<'a> {
     pub fn values(self, scratch: &'a mut Vec<f32>) -> &'a [f32] {
         match self {
             Self::Dense(values) => values,
-            Self::Blocks { codes, scales } => {
-                scratch.resize(codes.len(), 0.0);
-                expand(codes, scales, scratch);
+            Self::Blocks { format, bytes } => {
+                scratch.resize(self.len(), 0.0);
+                expand(format, bytes, scratch);
                 scratch
             }
         }
     }
-}
-
-for_each_instruction_set! {
-    /// Kept apart from the loops that use it: inside of them it does not vectorise.
-    fn expand(codes: &[i8], scales: &[BlockScale], out: &mut [f32]) = expand_blocks
-}
-
-#[inline(always)]
-fn expand_blocks(codes: &[i8], scales: &[BlockScale], out: &mut [f32]) {
-    let (codes, _) = codes.as_chunks::<BLOCK_CODES>();
-    let (out, _) = out.as_chunks_mut::<BLOCK_CODES>();
-    for ((codes, block), out) in codes.iter().zip(scales).zip(out) {
-        expand_block(codes, *block, out);
-    }
-}
-
-/// Step by step over the whole block, the form that becomes vector instructions.
-#[inline(always)]
-fn expand_block(codes: &[i8; BLOCK_CODES], block: BlockScale, out: &mut [f32; BLOCK_CODES]) {
-    let mut values = [0.0; BLOCK_CODES];
-    for index in 0..BLOCK_CODES {
-        values[index] = f32::from(codes[index]);
-    }
-    for value in &mut values {
-        *value *= block.scale;
-    }
-    for value in &mut values {
-        *value += block.offset;
-    }
-    *out = values;
 }

@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+mod limits {
+    /// Characters of what an error says about a file.
+    pub(super) const WORDS_CHARACTERS_MAX: usize = 400;
+}
+
 /// A fault of a model, its file or the use made of it.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -10,7 +15,7 @@ pub enum ModelError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What was tried: "open", "read".
+        /// What was tried: "open", "read", "map".
         action: &'static str,
         /// What the system said.
         source: std::io::Error,
@@ -85,6 +90,35 @@ pub enum ModelError {
 
 impl ModelError {
     pub(crate) fn bad_file(path: &Path, what: impl Into<String>, advice: &'static str) -> Self {
-        Self::BadFile { path: path.to_owned(), what: what.into(), advice }
+        Self::BadFile { path: path.to_owned(), what: printable(&what.into()), advice }
+    }
+}
+
+/// A file's words may be anything: control characters are escaped, and a long text is cut.
+fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for (index, character) in text.chars().enumerate() {
+        if index == limits::WORDS_CHARACTERS_MAX {
+            printable.push('…');
+            break;
+        }
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_file_cannot_move_the_cursor_or_fill_the_screen() {
+        assert_eq!(printable("tensor \u{1b}[2Jé\n is"), "tensor \\u{1b}[2Jé\\n is");
+        let long = printable(&"ä".repeat(100_000));
+        assert_eq!(long.chars().count(), limits::WORDS_CHARACTERS_MAX + 1);
     }
 }

@@ -8,10 +8,12 @@
 //! | You want to | Look in |
 //! |---|---|
 //! | run a model | `language_model`, `kv_cache` |
-//! | bring one from a file | `load`, `config`, `tensors`, `gguf`, `weights`, `transformer` |
+//! | bring one from a file | `load`, `config`, `tensors`, `gguf`, `transformer` |
+//! | keep its weights | `mapped_file`, `weights` |
 //! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
 //! | choose the next token | `sampler`, `noise`, `banned_text` |
 //! | test without weights | `scripted` (feature `scripted`) |
+//! | let a fuzzer in | `fuzzing` (feature `fuzzing`), `fuzz/` beside `src/` |
 //!
 //! This crate knows nothing of a network, of an edge or of a cloud.
 
@@ -24,6 +26,7 @@ mod gguf;
 mod kv_cache;
 mod language_model;
 mod load;
+mod mapped_file;
 mod noise;
 mod sampler;
 mod tensors;
@@ -31,6 +34,8 @@ mod tokenizer;
 mod transformer;
 mod weights;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
 

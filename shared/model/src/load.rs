@@ -61,7 +61,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelErro
     let config = ModelConfig::from_gguf(&file, tokenizer.vocabulary_tokens())?;
     let model = Transformer::read(&file, config)?;
     let chat_template = read_chat_template(&file, &tokenizer)?;
-    let identity = ModelIdentity { name: name_of(&file), hash: file.identity_hash()? };
+    let identity = ModelIdentity { name: name_of(&file), hash: file.identity_hash() };
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
     let tokenizer = Arc::new(tokenizer.with_plain_texts(&plain_texts));
     Ok(LoadedModel { model: Box::new(model), tokenizer, chat_template, identity })

@@ -35,7 +35,7 @@ struct Linear {
 impl Linear {
     /// Outputs `[tokens, outputs]` of inputs `[tokens, inputs]`.
     fn apply(&self, inputs: &[f32]) -> Vec<f32> {
-        let mut out = multiply(inputs, self.weights.view(), self.inputs);
+        let mut out = multiply(inputs, &self.weights.view(), self.inputs);
         if let Some(bias) = &self.bias {
             add_bias(&mut out, bias);
         }
@@ -205,10 +205,8 @@ impl Transformer {
         let width = self.config.width;
         let ids = slab.iter().flat_map(|stretch| &rows[stretch.row].tokens[stretch.tokens.clone()]);
         let mut hidden = Vec::new();
-        let mut scratch = Vec::new();
         for id in ids.map(|&id| id as usize) {
-            let row = self.embedding.view().part(id * width..(id + 1) * width);
-            hidden.extend_from_slice(row.values(&mut scratch));
+            self.embedding.append_row(id, width, &mut hidden);
         }
         hidden
     }
@@ -310,7 +308,7 @@ impl Transformer {
     fn feed_forward(&self, layer: &Layer, hidden: &mut [f32]) {
         let ModelConfig { width, feed_forward_width, .. } = self.config;
         let normed = self.normed(hidden, &layer.feed_forward_norm);
-        let gate_and_up = multiply(&normed, layer.gate_and_up.view(), width);
+        let gate_and_up = multiply(&normed, &layer.gate_and_up.view(), width);
         let mut activated = zeros(gate_and_up.len() / 2);
         swiglu(&gate_and_up, feed_forward_width, &mut activated);
         add(hidden, &layer.down.apply(&activated));
@@ -326,7 +324,7 @@ impl Transformer {
     fn project(&self, hidden: &[f32]) -> Vec<f32> {
         let normed = self.normed(hidden, &self.output_norm);
         let weights = self.output.as_ref().unwrap_or(&self.embedding);
-        multiply(&normed, weights.view(), self.config.width)
+        multiply(&normed, &weights.view(), self.config.width)
     }
 }
 
@@ -418,8 +416,9 @@ fn cut_into_slabs(rows: &[Row<'_>]) -> Vec<Vec<Stretch>> {
 }
 
 /// `[rows, outputs]` of inputs `[rows, width]` and weights `[outputs, width]`.
-fn multiply(inputs: &[f32], weights: Weights<'_>, width: usize) -> Vec<f32> {
-    let mut out = zeros(inputs.len() / width * (weights.len() / width));
+fn multiply(inputs: &[f32], weights: &[Weights<'_>], width: usize) -> Vec<f32> {
+    let outputs = weights.iter().map(|part| part.len() / width).sum::<usize>();
+    let mut out = zeros(inputs.len() / width * outputs);
     matmul(inputs, weights, width, &mut out);
     out
 }

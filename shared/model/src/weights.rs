@@ -1,140 +1,115 @@
-//! A model's matrices in memory: formats of 32 codes to a scale stay as codes, others become f32.
+//! A model's matrices: views of a mapped file, in the format the file has them in.
 //!
-//! Knows the layout of blocks, not what the matrices are for.
+//! Nothing is converted and nothing copied: the kernels expand a few rows at a time. Knows what a
+//! matrix is made of, not what it is for.
 
-use half::f16;
-use relay_kernels::{BLOCK_CODES, BlockScale, Weights};
+use rayon::prelude::*;
+use relay_kernels::{WeightFormat, Weights};
 
-/// A matrix `[outputs, inputs]`.
+use crate::mapped_file::FileBytes;
+
+mod limits {
+    /// Blocks that one task checks.
+    pub(super) const CHECKED_BLOCKS: usize = 1 << 14;
+}
+
+/// A matrix `[outputs, inputs]`, in one part or several whose outputs follow one another.
 #[derive(Debug, Clone)]
-pub(crate) enum Matrix {
-    Dense(Vec<f32>),
-    Blocks { codes: Vec<i8>, scales: Vec<BlockScale> },
+pub(crate) struct Matrix {
+    parts: Vec<Part>,
 }
 
-/// A format whose blocks are `code · scale + offset`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BlockFormat {
-    /// Scale, then 32 codes of 4 bits, less 8.
-    Q4_0,
-    /// Scale, offset, then 32 codes of 4 bits.
-    Q4_1,
-    /// Scale, then 32 codes of 8 bits.
-    Q8_0,
-}
-
-impl BlockFormat {
-    /// Bytes of a block.
-    fn bytes(self) -> usize {
-        match self {
-            Self::Q4_0 => 18,
-            Self::Q4_1 => 20,
-            Self::Q8_0 => 34,
-        }
-    }
+#[derive(Debug, Clone)]
+struct Part {
+    format: WeightFormat,
+    bytes: FileBytes,
 }
 
 impl Matrix {
-    /// Takes blocks apart. A last, incomplete block is left out.
-    pub(crate) fn from_blocks(format: BlockFormat, raw: &[u8]) -> Self {
-        let blocks = raw.chunks_exact(format.bytes());
-        let mut codes = Vec::with_capacity(blocks.len() * BLOCK_CODES);
-        let mut scales = Vec::with_capacity(blocks.len());
-        for block in blocks {
-            let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-            let offset = if format == BlockFormat::Q4_1 { half(2) } else { 0.0 };
-            scales.push(BlockScale { scale: half(0), offset });
-            match format {
-                BlockFormat::Q4_0 => push_nibbles(&block[2..], 8, &mut codes),
-                BlockFormat::Q4_1 => push_nibbles(&block[4..], 0, &mut codes),
-                BlockFormat::Q8_0 => codes.extend(block[2..].iter().map(|code| code.cast_signed())),
-            }
-        }
-        Self::Blocks { codes, scales }
+    /// The blocks in `bytes`.
+    pub(crate) fn new(format: WeightFormat, bytes: FileBytes) -> Self {
+        Self { parts: vec![Part { format, bytes }] }
     }
 
-    /// One matrix with the outputs of both, this one's first.
-    pub(crate) fn followed_by(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Blocks { codes, scales }, Self::Blocks { codes: more, scales: further }) => {
-                Self::Blocks { codes: [codes, more].concat(), scales: [scales, further].concat() }
-            }
-            (first, second) => {
-                let values = |matrix: Self| matrix.view().values(&mut Vec::new()).to_vec();
-                Self::Dense([values(first), values(second)].concat())
-            }
-        }
+    /// One matrix with the outputs of both, this one's first. Formats may differ.
+    pub(crate) fn followed_by(mut self, other: Self) -> Self {
+        self.parts.extend(other.parts);
+        self
     }
 
-    pub(crate) fn view(&self) -> Weights<'_> {
-        match self {
-            Self::Dense(values) => Weights::Dense(values),
-            Self::Blocks { codes, scales } => Weights::Blocks { codes, scales },
-        }
+    /// What the kernels multiply with.
+    pub(crate) fn view(&self) -> Vec<Weights<'_>> {
+        self.parts.iter().map(Part::view).collect()
     }
 
-    /// Bytes in memory.
+    /// All values, as f32.
+    pub(crate) fn values(&self) -> Vec<f32> {
+        let mut scratch = Vec::new();
+        let mut values = Vec::new();
+        for part in &self.parts {
+            values.extend_from_slice(part.view().values(&mut scratch));
+        }
+        values
+    }
+
+    /// Appends the values of output `row` of a matrix in one part with `width` inputs.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub(crate) fn append_row(&self, row: usize, width: usize, values: &mut Vec<f32>) {
+        let weights = self.parts[0].view().part(row * width..(row + 1) * width);
+        values.extend_from_slice(weights.values(&mut Vec::new()));
+    }
+
+    /// Bytes as held: the file's own.
     pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Dense(values) => size_of_val(values.as_slice()),
-            Self::Blocks { codes, scales } => codes.len() + size_of_val(scales.as_slice()),
-        }
+        self.parts.iter().map(|part| part.bytes.len()).sum()
     }
 
-    /// Whether every weight is a finite number.
+    /// Whether every weight is a finite number. Touches every page of the matrix, which brings it
+    /// into memory before the first token needs it.
     pub(crate) fn is_finite(&self) -> bool {
-        match self {
-            Self::Dense(values) => values.iter().all(|value| value.is_finite()),
-            Self::Blocks { scales, .. } => {
-                scales.iter().all(|block| block.scale.is_finite() && block.offset.is_finite())
-            }
-        }
+        self.parts.iter().all(|part| {
+            let chunks = part.bytes.par_chunks(limits::CHECKED_BLOCKS * part.format.block_bytes());
+            chunks.all(|blocks| part.format.is_finite(blocks))
+        })
     }
 }
 
-/// 16 bytes hold 32 codes: all low halves first, then all high ones.
-fn push_nibbles(bytes: &[u8], zero: i8, codes: &mut Vec<i8>) {
-    codes.extend(bytes.iter().map(|byte| (byte & 0xF).cast_signed() - zero));
-    codes.extend(bytes.iter().map(|byte| (byte >> 4).cast_signed() - zero));
+impl Part {
+    fn view(&self) -> Weights<'_> {
+        Weights::Blocks { format: self.format, bytes: &self.bytes }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::quantized::{GgmlDType, QTensor};
-    use candle_core::{Device, Tensor};
+    use crate::mapped_file::MappedFile;
 
-    /// Another implementation of the formats, given the same bytes, gives the same values.
-    #[test]
-    fn blocks_are_what_the_formats_say() {
-        let values: Vec<f32> = (0..32_u8 * 6).map(|i| f32::from(i % 37) * 0.13 - 1.9).collect();
-        let tensor = Tensor::from_vec(values, (2, 96), &Device::Cpu).unwrap();
-        let formats = [
-            (BlockFormat::Q4_0, GgmlDType::Q4_0),
-            (BlockFormat::Q4_1, GgmlDType::Q4_1),
-            (BlockFormat::Q8_0, GgmlDType::Q8_0),
-        ];
-        for (format, dtype) in formats {
-            let quantised = QTensor::quantize(&tensor, dtype).unwrap();
-            let expected = quantised.dequantize(&Device::Cpu).unwrap();
-            let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
-            let matrix = Matrix::from_blocks(format, &quantised.data().unwrap());
-            assert_eq!(matrix.view().values(&mut Vec::new()), expected, "{format:?}");
-            assert!(matrix.is_finite());
-            assert!(matrix.bytes() < expected.len() * 2);
-        }
+    fn matrix(format: WeightFormat, bytes: Vec<u8>) -> Matrix {
+        let len = bytes.len();
+        Matrix::new(format, FileBytes::new(&MappedFile::made_up(bytes), 0..len).unwrap())
     }
 
     #[test]
-    fn joining_keeps_blocks_and_falls_back_to_values() {
-        let raw: Vec<u8> = (0..68).collect();
-        let blocks = Matrix::from_blocks(BlockFormat::Q8_0, &raw[..34]);
-        let both = blocks.clone().followed_by(Matrix::from_blocks(BlockFormat::Q8_0, &raw[34..]));
-        let whole = Matrix::from_blocks(BlockFormat::Q8_0, &raw);
-        assert_eq!(both.view().values(&mut Vec::new()), whole.view().values(&mut Vec::new()));
-        assert!(matches!(both, Matrix::Blocks { .. }));
-        let mixed = blocks.clone().followed_by(Matrix::Dense(vec![7.0; 32]));
-        let values = [blocks.view().values(&mut Vec::new()), &[7.0; 32]].concat();
-        assert_eq!(mixed.view().values(&mut Vec::new()), values);
+    fn parts_follow_one_another() {
+        let halves = matrix(WeightFormat::F16, vec![0, 0x3C, 0, 0x40, 0, 0x3C, 0, 0x40]);
+        let singles = matrix(WeightFormat::F32, [5.0_f32, 6.0].map(f32::to_le_bytes).concat());
+        let both = halves.clone().followed_by(singles);
+        assert_eq!(both.values(), [1.0, 2.0, 1.0, 2.0, 5.0, 6.0]);
+        assert_eq!((both.bytes(), both.view().len()), (16, 2));
+        let mut row = vec![9.0];
+        halves.append_row(1, 2, &mut row);
+        assert_eq!(row, [9.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn an_infinity_anywhere_is_seen() {
+        let mut bytes = vec![0; 4 * (limits::CHECKED_BLOCKS + 3)];
+        assert!(matrix(WeightFormat::F32, bytes.clone()).is_finite());
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        assert!(!matrix(WeightFormat::F32, bytes).is_finite());
     }
 }

@@ -1,0 +1,201 @@
+//! The tensors of a GGUF file: names, formats, shapes and where their bytes lie.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use relay_kernels::WeightFormat;
+
+use super::DAMAGED;
+use super::cursor::Cursor;
+use crate::error::ModelError;
+
+mod limits {
+    /// Dimensions of a tensor.
+    pub(super) const DIMENSIONS_MAX: u32 = 4;
+}
+
+const OTHER_QUANTISATION: &str =
+    "use a file quantised as Q4_K_M, Q5_K_M, Q6_K, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, F16, BF16 or F32";
+
+/// Where a tensor lies and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TensorEntry {
+    pub(crate) format: WeightFormat,
+    /// Slowest first: `[outputs, inputs]` for a matrix.
+    pub(crate) shape: Vec<usize>,
+    /// Its bytes in the file.
+    pub(crate) range: Range<usize>,
+}
+
+impl TensorEntry {
+    /// The number that GGUF has for the format.
+    pub(super) fn type_code(&self) -> u32 {
+        match self.format {
+            WeightFormat::F32 => 0,
+            WeightFormat::F16 => 1,
+            WeightFormat::Q4_0 => 2,
+            WeightFormat::Q4_1 => 3,
+            WeightFormat::Q5_0 => 6,
+            WeightFormat::Q5_1 => 7,
+            WeightFormat::Q8_0 => 8,
+            WeightFormat::Q4K => 12,
+            WeightFormat::Q5K => 13,
+            WeightFormat::Q6K => 14,
+            WeightFormat::Bf16 => 30,
+        }
+    }
+}
+
+/// A tensor as the header has it, before its place is known to be inside the file.
+pub(super) struct Declared {
+    name: String,
+    type_code: u32,
+    shape: Vec<usize>,
+    offset: u64,
+}
+
+pub(super) fn read(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Declared>, ModelError> {
+    (0..count).map(|_| read_one(cursor)).collect()
+}
+
+fn read_one(cursor: &mut Cursor<'_>) -> Result<Declared, ModelError> {
+    let name = cursor.text()?;
+    let dimensions = cursor.u32()?;
+    if dimensions > limits::DIMENSIONS_MAX {
+        return Err(cursor.bad(format!("tensor {name} has {dimensions} dimensions"), DAMAGED));
+    }
+    let mut shape = Vec::new();
+    for _ in 0..dimensions {
+        shape.push(usize::try_from(cursor.u64()?).unwrap_or(usize::MAX));
+    }
+    shape.reverse();
+    Ok(Declared { name, type_code: cursor.u32()?, shape, offset: cursor.u64()? })
+}
+
+/// Finds each tensor's place in a file of `file_bytes` bytes whose data begin at `data_start`.
+pub(super) fn locate(
+    cursor: &Cursor<'_>,
+    declared: Vec<Declared>,
+    data_start: usize,
+    alignment: usize,
+    file_bytes: usize,
+) -> Result<HashMap<String, TensorEntry>, ModelError> {
+    let mut tensors = HashMap::new();
+    for tensor in declared {
+        let entry = locate_one(cursor, &tensor, data_start, alignment, file_bytes)?;
+        if tensors.contains_key(&tensor.name) {
+            return Err(cursor.bad(format!("tensor {} occurs twice", tensor.name), DAMAGED));
+        }
+        tensors.insert(tensor.name, entry);
+    }
+    refuse_overlaps(cursor, &tensors)?;
+    Ok(tensors)
+}
+
+fn locate_one(
+    cursor: &Cursor<'_>,
+    tensor: &Declared,
+    data_start: usize,
+    alignment: usize,
+    file_bytes: usize,
+) -> Result<TensorEntry, ModelError> {
+    let Declared { name, type_code, shape, offset } = tensor;
+    let Some(format) = format(*type_code) else {
+        let type_name = type_name(*type_code);
+        let what = format!("tensor {name} is quantised as {type_name}, which is not supported");
+        return Err(cursor.bad(what, OTHER_QUANTISATION));
+    };
+    let row = shape.last().copied().unwrap_or(0);
+    let weights = shape.iter().try_fold(1_usize, |product, &len| product.checked_mul(len));
+    let weights = weights.filter(|weights| *weights > 0 && format.bytes_of(row).is_some());
+    let Some(bytes) = weights.and_then(|weights| format.bytes_of(weights)) else {
+        let what = format!("tensor {name} ({}) has the impossible shape {shape:?}", format.name());
+        return Err(cursor.bad(what, DAMAGED));
+    };
+    let start = usize::try_from(*offset).ok().and_then(|offset| data_start.checked_add(offset));
+    let range = start.and_then(|start| Some(start..start.checked_add(bytes)?));
+    match range.filter(|range| range.end <= file_bytes) {
+        Some(range) if (range.start - data_start).is_multiple_of(alignment) => {
+            Ok(TensorEntry { format, shape: shape.clone(), range })
+        }
+        Some(_) => {
+            let what = format!("tensor {name} lies at {offset}, no multiple of {alignment}");
+            Err(cursor.bad(what, DAMAGED))
+        }
+        None => {
+            let what = format!("tensor {name} does not lie inside the file's {file_bytes} bytes");
+            Err(cursor.bad(what, DAMAGED))
+        }
+    }
+}
+
+fn refuse_overlaps(
+    cursor: &Cursor<'_>,
+    tensors: &HashMap<String, TensorEntry>,
+) -> Result<(), ModelError> {
+    let mut places: Vec<_> = tensors.iter().map(|(name, entry)| (&entry.range, name)).collect();
+    places.sort_unstable_by_key(|(range, _)| range.start);
+    match places.windows(2).find(|pair| pair[0].0.end > pair[1].0.start) {
+        Some(pair) => {
+            let what = format!("tensors {} and {} overlap", pair[0].1, pair[1].1);
+            Err(cursor.bad(what, DAMAGED))
+        }
+        None => Ok(()),
+    }
+}
+
+fn format(code: u32) -> Option<WeightFormat> {
+    Some(match code {
+        0 => WeightFormat::F32,
+        1 => WeightFormat::F16,
+        2 => WeightFormat::Q4_0,
+        3 => WeightFormat::Q4_1,
+        6 => WeightFormat::Q5_0,
+        7 => WeightFormat::Q5_1,
+        8 => WeightFormat::Q8_0,
+        12 => WeightFormat::Q4K,
+        13 => WeightFormat::Q5K,
+        14 => WeightFormat::Q6K,
+        30 => WeightFormat::Bf16,
+        _ => return None,
+    })
+}
+
+/// Names of formats we cannot read, for the error that says so.
+fn type_name(code: u32) -> String {
+    let name = match code {
+        9 => "Q8_1",
+        10 => "Q2_K",
+        11 => "Q3_K",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24..=27 => "integers",
+        28 => "F64",
+        29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        _ => return format!("number {code}"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_has_its_number() {
+        for wanted in WeightFormat::ALL {
+            let entry = TensorEntry { format: wanted, shape: vec![], range: 0..0 };
+            assert_eq!(format(entry.type_code()), Some(wanted));
+        }
+    }
+}
