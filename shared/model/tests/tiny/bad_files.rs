@@ -3,9 +3,21 @@
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
-use relay_model::{LoadOptions, ModelError, load};
+use proptest::prelude::*;
+use relay_model::{LoadOptions, LogitsWanted, ModelError, Row, load};
 
+use crate::allocations;
+use crate::raw_gguf::{RawFile, RawTensor, list_bytes, text_bytes};
 use crate::tiny_file::{Metadata, Tensors, TinyFile, file_bytes, metadata, tensors};
+
+/// About where the tiny file's header ends.
+const HEADER_BYTES: usize = 12_000;
+/// What loading any damaged tiny file may take at once: a few times the file itself.
+const PEAK_BYTES_MAX: usize = 4 << 20;
+
+thread_local! {
+    static TINY: Vec<u8> = changed(|_, _| {});
+}
 
 fn refusal(bytes: &[u8]) -> String {
     let file = TinyFile::with_bytes(bytes);
@@ -62,7 +74,7 @@ fn foreign_content_is_refused() {
 #[test]
 fn every_truncation_is_refused() {
     let good = changed(|_, _| {});
-    let header = 12_000;
+    let header = HEADER_BYTES;
     let near = (0..header.min(good.len())).step_by(97);
     let far = (header..good.len() - 1).step_by(good.len() / 50);
     for len in near.chain(far).chain([good.len() - 65]) {
@@ -174,9 +186,156 @@ fn an_unsupported_quantisation_is_named() {
         let message = refusal(&bytes);
         assert!(message.contains("output_norm.weight") && message.contains(expected), "{message}");
     }
-    bytes[type_at..type_at + 4].copy_from_slice(&0_u32.to_le_bytes());
-    for (offset, expected) in [(u64::MAX, "does not lie inside"), (7, "does not lie inside")] {
-        bytes[type_at + 4..type_at + 12].copy_from_slice(&offset.to_le_bytes());
-        assert!(refusal(&bytes).contains(expected));
+}
+
+#[test]
+fn what_a_header_may_not_say_is_refused() {
+    let number = 4_u32.to_le_bytes().to_vec();
+    let table: [(&str, u32, Vec<u8>, &str); 10] = [
+        ("split.count", 2, vec![3, 0], "one of 3 files"),
+        ("split.count", 8, text_bytes(b"three"), "split.count is not a number"),
+        ("general.alignment", 8, text_bytes(b"32"), "general.alignment is not a number"),
+        ("x", 13, number.clone(), "key x has the unknown type 13"),
+        ("x", 9, list_bytes(9, 1, &list_bytes(4, 1, &number)), "list of lists"),
+        ("x", 9, list_bytes(13, 1, &number), "list of type 13"),
+        ("x", 9, list_bytes(4, 1 << 40, &number), "is the most"),
+        ("x", 9, list_bytes(8, 1 << 22, &number), "ends inside of x"),
+        ("x", 8, text_bytes(b"\xFF\xFE"), "is not UTF-8"),
+        ("x", 8, (1_u64 << 60).to_le_bytes().to_vec(), "a text of 1152921504606846976 bytes"),
+    ];
+    for (key, kind, value, expected) in table {
+        let mut file = RawFile::tiny(&metadata(), &tensors(), 32);
+        file.keys.push((key.as_bytes().to_vec(), kind, value));
+        let message = refusal(&file.bytes());
+        assert!(message.contains(expected) && message.contains("tiny.gguf"), "{message}");
+    }
+    let mut twice = RawFile::tiny(&metadata(), &tensors(), 32);
+    twice.keys.push((b"general.name".to_vec(), 4, number));
+    assert!(refusal(&twice.bytes()).contains("key general.name occurs twice"));
+    let mut odd_key = RawFile::tiny(&metadata(), &tensors(), 32);
+    odd_key.keys[0].0 = b"\xC3".to_vec();
+    assert!(refusal(&odd_key.bytes()).contains("is not UTF-8"));
+}
+
+#[test]
+fn tensors_that_lie_wrongly_are_named() {
+    type Change = fn(&mut RawTensor);
+    let name = "blk.1.ffn_up.weight";
+    let table: [(&str, Change); 11] = [
+        ("overlap", |tensor| tensor.offset -= 32),
+        ("overlap", |tensor| tensor.offset = 0),
+        ("no multiple of 32", |tensor| tensor.offset += 4),
+        ("does not lie inside", |tensor| tensor.offset = 1 << 40),
+        ("does not lie inside", |tensor| tensor.offset = u64::MAX - 31),
+        ("does not lie inside", |tensor| tensor.dimensions[1] = 1 << 30),
+        ("impossible shape", |tensor| tensor.dimensions[1] = u64::MAX),
+        ("impossible shape", |tensor| tensor.dimensions = vec![1 << 32, 1 << 32, 2]),
+        ("impossible shape", |tensor| tensor.dimensions[0] = 0),
+        ("impossible shape", |tensor| tensor.type_code = 12),
+        ("5 dimensions", |tensor| tensor.dimensions = vec![1; 5]),
+    ];
+    for (expected, change) in table {
+        let mut file = RawFile::tiny(&metadata(), &tensors(), 32);
+        change(file.tensor_mut(name));
+        let message = refusal(&file.bytes());
+        assert!(message.contains(expected) && message.contains(name), "{expected}: {message}");
+    }
+}
+
+#[test]
+fn files_of_other_machines_and_times_are_named() {
+    for (version, expected) in [(3_u32.swap_bytes(), "big-endian"), (1, "version 1"), (0, "0")] {
+        let mut file = RawFile::tiny(&metadata(), &tensors(), 32);
+        file.version = version;
+        let message = refusal(&file.bytes());
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+/// The same weights at other places are the same model.
+#[test]
+fn the_files_own_alignment_is_honoured() {
+    let first_logits = |alignment: u32| {
+        let mut metadata = metadata();
+        metadata.push(("general.alignment".to_owned(), Value::U32(alignment)));
+        let raw = RawFile::tiny(&metadata, &tensors(), alignment as usize);
+        let file = TinyFile::with_bytes(&raw.bytes());
+        let mut model = load(&file.path, &LoadOptions::default()).unwrap().model;
+        let mut cache = model.new_cache();
+        let row = Row { tokens: &[5, 6], cache: &mut cache, logits: LogitsWanted::All };
+        model.forward(&mut [row]).unwrap().remove(0)
+    };
+    let expected = first_logits(32);
+    for alignment in [1, 8, 64, 4096] {
+        assert_eq!(first_logits(alignment), expected, "alignment {alignment}");
+    }
+}
+
+#[test]
+fn every_quantisation_we_lack_is_named_with_advice() {
+    let table = [(10, "Q2_K"), (11, "Q3_K"), (16, "IQ2_XXS"), (20, "IQ4_NL"), (39, "MXFP4")];
+    for (code, expected) in table {
+        let mut file = RawFile::tiny(&metadata(), &tensors(), 32);
+        file.tensor_mut("blk.1.ffn_up.weight").type_code = code;
+        let message = refusal(&file.bytes());
+        assert!(message.contains(expected) && message.contains("Q4_K_M"), "{message}");
+        assert!(message.contains("blk.1.ffn_up.weight"), "{message}");
+    }
+}
+
+/// In each format, the scale of the file's last block: not a number, and infinite.
+#[test]
+fn scales_that_are_not_numbers_are_named() {
+    let blocks = [
+        (GgmlDType::F32, 4, 2),
+        (GgmlDType::F16, 2, 0),
+        (GgmlDType::BF16, 2, 0),
+        (GgmlDType::Q4_0, 18, 0),
+        (GgmlDType::Q4_1, 20, 2),
+        (GgmlDType::Q5_0, 22, 0),
+        (GgmlDType::Q5_1, 24, 0),
+        (GgmlDType::Q8_0, 34, 0),
+    ];
+    for (dtype, block_bytes, scale_at) in blocks {
+        let good = file_bytes(&metadata(), &tensors(), dtype);
+        for infinity in [0x7F80_u16, 0xFF80, 0x7FC1] {
+            let mut bytes = good.clone();
+            let at = bytes.len() - block_bytes + scale_at;
+            bytes[at..at + 2].copy_from_slice(&infinity.to_le_bytes());
+            let message = refusal(&bytes);
+            let expected = "tensor blk.2.ffn_down.weight holds values that are not numbers";
+            assert!(message.contains(expected), "{dtype:?}: {message}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Bits flipped at random, most of them in the header, and a random tail cut off.
+    #[test]
+    fn random_damage_is_a_verdict_in_bounded_memory(
+        flips in prop::collection::vec((0_usize..1 << 20, 0_u8..8), 0..12),
+        in_header in any::<bool>(),
+        kept in prop_oneof![Just(1.0), 0.0..1.0],
+    ) {
+        let mut bytes = TINY.with(Clone::clone);
+        let reach = if in_header { HEADER_BYTES.min(bytes.len()) } else { bytes.len() };
+        for (at, bit) in flips {
+            bytes[at % reach] ^= 1 << bit;
+        }
+        #[expect(
+            clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
+            reason = "a share of a small length"
+        )]
+        bytes.truncate((bytes.len() as f64 * kept) as usize);
+        let file = TinyFile::with_bytes(&bytes);
+        let before = allocations::start();
+        let verdict = load(&file.path, &LoadOptions::default());
+        let peak = allocations::peak_since(before);
+        prop_assert!(peak < PEAK_BYTES_MAX, "{peak} bytes at once");
+        if let Err(error) = verdict {
+            prop_assert!(error.to_string().len() < 2000, "a page of an error: {error}");
+        }
     }
 }

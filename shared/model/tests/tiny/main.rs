@@ -3,7 +3,9 @@
 //! f64, and files that are damaged in every way we could think of.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod allocations;
 mod bad_files;
 mod forward;
+mod raw_gguf;
 mod reference;
 mod tiny_file;
