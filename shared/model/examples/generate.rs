@@ -47,6 +47,12 @@ struct Report {
     /// For each step, the most likely ids and their log-probabilities.
     top_logprobs: Vec<Vec<(u32, f32)>>,
     load_ms: f64,
+    /// Resident at the end, the mapped file included; `None` where the system does not say.
+    resident_bytes: Option<u64>,
+    /// What of it is not a file's.
+    resident_own_bytes: Option<u64>,
+    weight_bytes: usize,
+    kv_bytes: usize,
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: f64,
 }
@@ -60,6 +66,9 @@ fn main() -> Result<()> {
     ensure!(!prompt_ids.is_empty(), "the prompt is empty; give at least one token");
     let mut report = generate(&arguments, &mut loaded, &prompt_ids)?;
     report.load_ms = load_ms;
+    report.weight_bytes = loaded.model.shape().weight_bytes;
+    report.resident_bytes = resident_bytes("VmRSS:");
+    report.resident_own_bytes = resident_bytes("RssAnon:");
     report.prompt_ids = prompt_ids;
     print(&arguments, &report)
 }
@@ -105,6 +114,7 @@ fn generate(arguments: &Arguments, loaded: &mut LoadedModel, prompt_ids: &[u32])
         tokens = vec![id];
     }
     report.text.push_str(&stream.finish());
+    report.kv_bytes = cache.bytes();
     report.decode_tokens_per_s = rate(report.ids.len().saturating_sub(1), decode);
     Ok(report)
 }
@@ -118,6 +128,14 @@ fn greedy(logits: &[f32]) -> u32 {
 #[expect(clippy::cast_precision_loss, reason = "small counts")]
 fn rate(tokens: usize, since: Instant) -> f64 {
     tokens as f64 / since.elapsed().as_secs_f64().max(1e-9)
+}
+
+/// A line of this process's status, as Linux keeps it.
+fn resident_bytes(line: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let value = status.lines().find_map(|text| text.strip_prefix(line))?;
+    let kibibytes: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 fn print(arguments: &Arguments, report: &Report) -> Result<()> {
