@@ -45,7 +45,7 @@ pub struct CloudSettings {
     pub tls_key: Option<PathBuf>,
     /// The authority that edges' certificates must come from, PEM.
     pub tls_authority: Option<PathBuf>,
-    /// The model file, GGUF.
+    /// The model: a GGUF file, or a Hugging Face folder.
     pub model: Option<PathBuf>,
     /// Address of `/metrics`, `/livez` and `/readyz`; none are served without it.
     pub probes_listen: Option<SocketAddr>,

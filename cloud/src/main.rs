@@ -74,7 +74,7 @@ struct ServeArguments {
 /// The settings that are flags too; each is named as in the file, with dashes.
 #[derive(Debug, Args, Serialize)]
 struct Flags {
-    /// The model file, GGUF.
+    /// The model: a GGUF file, or a Hugging Face folder.
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Address to listen on; port 0 takes any free one.

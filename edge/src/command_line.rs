@@ -64,7 +64,7 @@ pub(crate) struct Options {
     /// Settings file (TOML).
     #[arg(long, value_name = "FILE", env = "RELAY_EDGE_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// The small model: a GGUF file.
+    /// The small model: a GGUF file, or a Hugging Face folder.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// A cloud to call, https://name:port; give it again for further ones, best first.

@@ -37,7 +37,7 @@ pub const ENV_PREFIX: &str = "RELAY_EDGE_";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EdgeSettings {
-    /// The small model: a GGUF file.
+    /// The small model: a GGUF file, or a Hugging Face folder.
     pub model: PathBuf,
     /// Addresses of clouds, best first; none means that the SLM answers alone.
     pub clouds: Vec<String>,

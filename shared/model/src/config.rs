@@ -3,6 +3,7 @@
 //! Each file form has its own reader below this module; nobody else reads such keys.
 
 mod gguf;
+mod hugging_face;
 
 use relay_kernels::AttentionShape;
 
@@ -13,6 +14,7 @@ mod limits {
     pub(super) const LAYERS_MAX: usize = 512;
     pub(super) const WIDTH_MAX: usize = 1 << 17;
     pub(super) const CONTEXT_TOKENS_MAX: usize = 1 << 24;
+    pub(super) const VOCABULARY_TOKENS_MAX: usize = 1 << 24;
 }
 
 const UNUSABLE: &str = "use a plain model of the Llama, Qwen2 or Qwen3 family";

@@ -18,13 +18,11 @@ use crate::mapped_file::{FileBytes, MappedFile};
 use crate::weights::Matrix;
 use cursor::Cursor;
 pub(crate) use metadata::Value;
-pub(crate) use tensor_table::TensorEntry;
+pub(crate) use tensor_table::{TensorEntry, type_code};
 
 mod limits {
     /// Metadata keys and tensors a file may declare.
     pub(super) const ENTRIES_MAX: u64 = 1 << 16;
-    /// Bytes of each tensor's beginning, middle and end that identify a file.
-    pub(super) const SAMPLE_BYTES: usize = 64;
 }
 
 const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
@@ -114,30 +112,10 @@ impl GgufFile {
         }
     }
 
-    /// 8 bytes of BLAKE3 over names, types, shapes and a fixed sample of the bytes of all tensors,
-    /// by name.
-    pub(crate) fn identity_hash(&self) -> [u8; 8] {
-        let mut tensors: Vec<(&String, &TensorEntry)> = self.tensors.iter().collect();
-        tensors.sort_unstable_by_key(|(name, _)| *name);
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"relay.v1.model");
-        for (name, entry) in tensors {
-            hasher.update(&(name.len() as u64).to_le_bytes());
-            hasher.update(name.as_bytes());
-            hasher.update(&entry.type_code().to_le_bytes());
-            hasher.update(&(entry.shape.len() as u64).to_le_bytes());
-            entry.shape.iter().for_each(|len| {
-                hasher.update(&(*len as u64).to_le_bytes());
-            });
-            let bytes = &self.file[entry.range.clone()];
-            let sample = limits::SAMPLE_BYTES.min(bytes.len());
-            for start in [0, (bytes.len() - sample) / 2, bytes.len() - sample] {
-                hasher.update(&bytes[start..start + sample]);
-            }
-        }
-        let mut hash = [0; 8];
-        hash.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-        hash
+    /// All tensors by name, in no particular order, and their bytes.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &TensorEntry, &[u8])> {
+        let bytes = |entry: &TensorEntry| &self.file[entry.range.clone()];
+        self.tensors.iter().map(move |(name, entry)| (name.as_str(), entry, bytes(entry)))
     }
 
     pub(crate) fn bad(&self, what: impl Into<String>, advice: &'static str) -> ModelError {

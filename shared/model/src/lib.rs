@@ -8,7 +8,8 @@
 //! | You want to | Look in |
 //! |---|---|
 //! | run a model | `language_model`, `kv_cache` |
-//! | bring one from a file | `load`, `config`, `tensors`, `gguf`, `transformer` |
+//! | bring one from a file | `load`, `config`, `tensors`, `transformer` |
+//! | read a file form | `gguf`, `hugging_face`, `safetensors`, `json_file` |
 //! | keep its weights | `mapped_file`, `weights` |
 //! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
 //! | choose the next token | `sampler`, `noise`, `banned_text` |
@@ -23,11 +24,14 @@ mod config;
 mod detokenizer;
 mod error;
 mod gguf;
+mod hugging_face;
+mod json_file;
 mod kv_cache;
 mod language_model;
 mod load;
 mod mapped_file;
 mod noise;
+mod safetensors;
 mod sampler;
 mod tensors;
 mod tokenizer;

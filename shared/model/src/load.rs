@@ -7,7 +7,10 @@ use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
+use crate::hugging_face::ModelFolder;
+use crate::json_file::JsonFile;
 use crate::language_model::LanguageModel;
+use crate::tensors::TensorSource;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
 
@@ -44,39 +47,80 @@ impl std::fmt::Debug for LoadedModel {
 /// What tells a model from others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelIdentity {
-    /// The name in the file, else the file's own.
+    /// The name in the file, else the file's or the folder's own.
     pub name: String,
     /// 8 bytes of a hash over tensor names, types, shapes and a fixed sample of their bytes.
     pub hash: [u8; 8],
 }
 
-/// Loads a model from a GGUF file.
+/// Loads a model from a GGUF file, or from a folder as Hugging Face publishes them.
 ///
 /// # Errors
-/// [`ModelError::Io`] if the file cannot be read; [`ModelError::BadFile`],
+/// [`ModelError::Io`] if a file cannot be read; [`ModelError::BadFile`],
 /// [`ModelError::Tokenizer`] or [`ModelError::Template`] if it is damaged, foreign or unsupported.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
-    let file = GgufFile::open(path)?;
-    let tokenizer = Tokenizer::from_gguf(&file)?;
-    let config = ModelConfig::from_gguf(&file, tokenizer.vocabulary_tokens())?;
-    let model = Transformer::read(&file, config)?;
-    let chat_template = read_chat_template(&file, &tokenizer)?;
-    let identity = ModelIdentity { name: name_of(&file), hash: file.identity_hash() };
+    let Opened { source, config, tokenizer, chat_template, name } =
+        if path.is_dir() { open_folder(path)? } else { open_file(path)? };
+    let model = Transformer::read(&*source, config)?;
+    let identity = ModelIdentity { name, hash: source.identity_hash() };
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
     let tokenizer = Arc::new(tokenizer.with_plain_texts(&plain_texts));
     Ok(LoadedModel { model: Box::new(model), tokenizer, chat_template, identity })
 }
 
-fn name_of(file: &GgufFile) -> String {
-    let stem = || file.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    file.text("general.name").map_or_else(stem, str::to_owned)
+/// What both file forms bring, weights not read yet.
+struct Opened {
+    source: Box<dyn TensorSource>,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
+    name: String,
 }
 
-fn read_chat_template(
-    file: &GgufFile,
+fn open_file(path: &Path) -> Result<Opened, ModelError> {
+    if is_part_of_a_folder(path) {
+        let what = "this is one file of a model that is a folder";
+        return Err(ModelError::bad_file(path, what, "give the path of the folder"));
+    }
+    let file = GgufFile::open(path)?;
+    let tokenizer = Tokenizer::from_gguf(&file)?;
+    let config = ModelConfig::from_gguf(&file, tokenizer.vocabulary_tokens())?;
+    let source = file.text("tokenizer.chat_template");
+    let chat_template = source.map(|source| template(source, &tokenizer)).transpose()?;
+    let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = file.text("general.name").map_or_else(stem, str::to_owned);
+    Ok(Opened { source: Box::new(file), config, tokenizer, chat_template, name })
+}
+
+fn open_folder(path: &Path) -> Result<Opened, ModelError> {
+    let folder = ModelFolder::open(path)?;
+    let config = ModelConfig::from_hugging_face(folder.config())?;
+    let tokenizer = Tokenizer::from_folder(path)?;
+    let (tokens, rows) = (tokenizer.vocabulary_tokens(), config.vocabulary_tokens);
+    if tokens > rows {
+        let what = format!("the tokenizer has {tokens} tokens, but the embedding {rows} rows");
+        return Err(folder.bad(what, "bring the tokenizer that belongs to these weights"));
+    }
+    let chat_template = read_folder_template(path, &tokenizer)?;
+    let name = std::path::absolute(path).unwrap_or_default();
+    let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Opened { source: Box::new(folder), config, tokenizer, chat_template, name })
+}
+
+fn is_part_of_a_folder(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    path.is_file() && ["json", "safetensors"].iter().any(|part| extension == *part)
+}
+
+fn template(source: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate, ModelError> {
+    ChatTemplate::new(source, &tokenizer.bos_text(), &tokenizer.eos_text())
+}
+
+fn read_folder_template(
+    folder: &Path,
     tokenizer: &Tokenizer,
 ) -> Result<Option<ChatTemplate>, ModelError> {
-    let (bos, eos) = (tokenizer.bos_text(), tokenizer.eos_text());
-    let source = file.text("tokenizer.chat_template");
-    source.map(|source| ChatTemplate::new(source, &bos, &eos)).transpose()
+    let config = JsonFile::read_if_there(&folder.join("tokenizer_config.json"))?;
+    let source = config.as_ref().and_then(|config| config.text("chat_template"));
+    source.map(|source| template(source, tokenizer)).transpose()
 }

@@ -5,10 +5,19 @@
 //! Names: GGUF's from its specification, the other ones from the published checkpoints.
 
 mod gguf;
+mod hugging_face;
+
+use relay_kernels::WeightFormat;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::gguf::type_code;
 use crate::weights::Matrix;
+
+mod limits {
+    /// Bytes of each tensor's beginning, middle and end that identify a model.
+    pub(super) const SAMPLE_BYTES: usize = 64;
+}
 
 const UNKNOWN: &str = "use a plain model of the Llama, Qwen2 or Qwen3 family";
 
@@ -142,8 +151,44 @@ pub(crate) trait TensorSource {
     /// A vector as values, with the same errors.
     fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError>;
 
+    /// What tells these tensors from others, see [`identity_hash`].
+    fn identity_hash(&self) -> [u8; 8];
+
     /// An error that names the file.
     fn bad(&self, what: String, advice: &'static str) -> ModelError;
+}
+
+/// A tensor as its identity sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TensorView<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) format: WeightFormat,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
+}
+
+/// 8 bytes of BLAKE3 over names, types, shapes and a fixed sample of the bytes of all tensors, by
+/// name. The same weights in another form are not the same: they may round differently.
+pub(crate) fn identity_hash(mut tensors: Vec<TensorView<'_>>) -> [u8; 8] {
+    tensors.sort_unstable_by_key(|tensor| tensor.name);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"relay.v1.model");
+    for TensorView { name, format, shape, bytes } in tensors {
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(&type_code(format).to_le_bytes());
+        hasher.update(&(shape.len() as u64).to_le_bytes());
+        for len in shape {
+            hasher.update(&(*len as u64).to_le_bytes());
+        }
+        let sample = limits::SAMPLE_BYTES.min(bytes.len());
+        for start in [0, (bytes.len() - sample) / 2, bytes.len() - sample] {
+            hasher.update(&bytes[start..start + sample]);
+        }
+    }
+    let mut hash = [0; 8];
+    hash.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    hash
 }
 
 /// A tensor we would leave out is part of an architecture we do not know: refuse it by name.

@@ -5,6 +5,7 @@
 //! decide where text may become one of them.
 
 mod gguf;
+mod hugging_face;
 
 use std::collections::HashSet;
 use std::sync::Arc;

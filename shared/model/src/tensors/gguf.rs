@@ -1,6 +1,6 @@
 //! Tensors of a GGUF file.
 
-use super::{Naming, TensorRole, TensorSource};
+use super::{Naming, TensorRole, TensorSource, TensorView, identity_hash};
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
 use crate::weights::Matrix;
@@ -24,6 +24,16 @@ impl TensorSource for GgufFile {
 
     fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
         self.read_vector(&self.naming().name(role), [len])
+    }
+
+    fn identity_hash(&self) -> [u8; 8] {
+        let views = self.tensors().map(|(name, entry, bytes)| TensorView {
+            name,
+            format: entry.format,
+            shape: &entry.shape,
+            bytes,
+        });
+        identity_hash(views.collect())
     }
 
     fn bad(&self, what: String, advice: &'static str) -> ModelError {

@@ -50,7 +50,7 @@ fn a_missing_file_and_a_folder_are_named() {
     assert!(matches!(error, ModelError::Io { .. }));
     assert!(error.to_string().contains("missing.gguf"), "{error}");
     let error = load(folder.path(), &LoadOptions::default()).unwrap_err();
-    assert!(error.to_string().contains("not a file"), "{error}");
+    assert!(error.to_string().contains("no config.json"), "{error}");
 }
 
 #[test]

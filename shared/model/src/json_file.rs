@@ -1,0 +1,91 @@
+//! A JSON object in a file: read within a bound, its errors naming file and key.
+//!
+//! Knows no model; what the keys mean is its readers' business.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::ModelError;
+
+mod limits {
+    /// Bytes of such a file: the largest, an index of shards, has a line for each tensor.
+    pub(super) const JSON_BYTES_MAX: u64 = 1 << 24;
+}
+
+const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
+
+/// An object, or a part of one that is an object itself.
+#[derive(Debug, Clone)]
+pub(crate) struct JsonFile {
+    path: PathBuf,
+    object: Map<String, Value>,
+}
+
+impl JsonFile {
+    /// # Errors
+    /// [`ModelError::Io`] if it cannot be read, [`ModelError::BadFile`] if it is too long or does
+    /// not hold one JSON object.
+    pub(crate) fn read(path: &Path) -> Result<Self, ModelError> {
+        let failed =
+            |action| move |source| ModelError::Io { path: path.to_owned(), action, source };
+        let file = File::open(path).map_err(failed("open"))?;
+        let mut bytes = Vec::new();
+        file.take(limits::JSON_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed("read"))?;
+        let bad = |what: String| Err(ModelError::bad_file(path, what, DAMAGED));
+        if bytes.len() as u64 > limits::JSON_BYTES_MAX {
+            return bad(format!("more than {} bytes of JSON", limits::JSON_BYTES_MAX));
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(object)) => Ok(Self { path: path.to_owned(), object }),
+            Ok(_) => bad("this is not a JSON object".to_owned()),
+            Err(error) => bad(format!("this is not JSON: {error}")),
+        }
+    }
+
+    /// As [`JsonFile::read`]; a file that is not there is `None`.
+    pub(crate) fn read_if_there(path: &Path) -> Result<Option<Self>, ModelError> {
+        match Self::read(path) {
+            Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            file => file.map(Some),
+        }
+    }
+
+    /// What stands under `key`; null is as good as nothing.
+    pub(crate) fn value(&self, key: &str) -> Option<&Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The text under `key`, if it is one.
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        self.value(key).and_then(Value::as_str)
+    }
+
+    /// The object under `key`, if there is something.
+    ///
+    /// # Errors
+    /// [`ModelError::BadFile`] if it is not an object.
+    pub(crate) fn part(&self, key: &str) -> Result<Option<Self>, ModelError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => {
+                Ok(Some(Self { path: self.path.clone(), object: object.clone() }))
+            }
+            Some(_) => Err(self.bad(format!("key {key} must be an object"), DAMAGED)),
+        }
+    }
+
+    /// All keys and what stands under them.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.object.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// An error that names this file.
+    pub(crate) fn bad(&self, what: impl Into<String>, advice: &'static str) -> ModelError {
+        ModelError::bad_file(&self.path, what, advice)
+    }
+}

@@ -1,0 +1,54 @@
+//! Tensors of a Hugging Face folder.
+
+use super::{Naming, TensorRole, TensorSource, TensorView, identity_hash};
+use crate::error::ModelError;
+use crate::hugging_face::ModelFolder;
+use crate::weights::Matrix;
+
+const INCOMPLETE: &str = "bring the whole folder again";
+
+impl ModelFolder {
+    fn view(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
+        let name = self.naming().name(role);
+        match self.tensor(&name) {
+            Some((file, _)) => file.view(&name, shape),
+            None => Err(self.bad(format!("tensor {name} is missing"), INCOMPLETE)),
+        }
+    }
+}
+
+impl TensorSource for ModelFolder {
+    fn naming(&self) -> Naming {
+        Naming::HuggingFace
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.tensors().map(|(name, _)| name))
+    }
+
+    fn has(&self, role: TensorRole) -> bool {
+        self.tensor(&self.naming().name(role)).is_some()
+    }
+
+    fn matrix(&self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
+        self.view(role, &shape)
+    }
+
+    fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
+        Ok(self.view(role, &[len])?.values())
+    }
+
+    fn identity_hash(&self) -> [u8; 8] {
+        let views = self.tensors().map(|(name, tensor)| TensorView {
+            name,
+            format: tensor.format,
+            shape: &tensor.shape,
+            bytes: &tensor.bytes,
+        });
+        identity_hash(views.collect())
+    }
+
+    fn bad(&self, what: String, advice: &'static str) -> ModelError {
+        ModelError::bad_file(self.path(), what, advice)
+    }
+}

@@ -1,0 +1,14 @@
+//! Tiny models of every family, written in both file forms by a rule and loaded as any others: the
+//! logits that transformers gives for them, the same logits however tokens come, and folders that
+//! are damaged in every way we could think of.
+//!
+//! `make_vectors.py` makes `vectors.json`; nothing of it is needed to run these tests.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod bad_folders;
+mod case;
+mod chunks;
+mod folder;
+mod gguf;
+mod logits;
+mod rule;
