@@ -5,6 +5,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use relay_train::data_command::{self, DataCommand};
 use relay_train::grading::grade_lines;
 
 /// Teach a small model when to call a large one, and judge how well it does.
@@ -17,6 +18,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Problems: draw those of the small world, show them, check sets of others.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Grade answers: JSONL {gold, response} in, JSONL {correct, extracted} out.
     ///
     /// Reads one JSON object a line from standard input. `gold` is the right answer, in LaTeX or
@@ -40,6 +44,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let run = match Arguments::parse().command {
+        Command::Data(command) => data_command::run(&command, &mut anstream::stdout().lock()),
         Command::Grade => grade(),
     };
     match run {
