@@ -194,7 +194,7 @@ fn a_tensor_in_two_shards_is_refused() {
 #[test]
 fn tensors_that_do_not_fit_are_named() {
     type Change = fn(&mut Vec<crate::case::NamedTensor>);
-    let table: [(&str, Change); 5] = [
+    let table: [(&str, Change); 6] = [
         ("tensor model.norm.weight is missing", |tensors| drop(tensors.remove(1))),
         ("tensor model.embed_tokens.weight is [64, 264]", |tensors| tensors[0].1.reverse()),
         ("tensor model.norm.weight holds values that are not numbers", |tensors| {
@@ -203,6 +203,10 @@ fn tensors_that_do_not_fit_are_named() {
         ("tensor model.layers.0.self_attn.q_proj.bias is not known", |tensors| {
             let name = "model.layers.0.self_attn.q_proj.bias";
             tensors.push((name.to_owned(), vec![64], vec![0.0; 64]));
+        }),
+        ("tensor model.layers.1.self_attn.q_norm.weight is not known", |tensors| {
+            let name = "model.layers.1.self_attn.q_norm.weight";
+            tensors.push((name.to_owned(), vec![16], vec![1.0; 16]));
         }),
         ("tensor score.weight is not known", |tensors| {
             tensors.push(("score.weight".to_owned(), vec![2], vec![0.0; 2]));

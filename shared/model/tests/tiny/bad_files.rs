@@ -132,6 +132,9 @@ fn unsupported_and_impossible_settings_are_named() {
         ("llama.rope.freq_base", Some(Value::F32(f32::NAN)), "llama.rope.freq_base"),
         ("llama.rope.scaling.type", Some(text("yarn")), "scaling yarn"),
         ("llama.expert_count", Some(number(8)), "experts"),
+        ("llama.attention.causal", Some(Value::Bool(false)), "looks ahead"),
+        ("llama.attention.sliding_window", Some(number(299)), "sliding-window"),
+        ("llama.attention.value_length", Some(number(8)), "keys are 16 wide, but values 8"),
         ("llama.vocab_size", Some(number(300)), "vocabulary of 300"),
         ("tokenizer.ggml.model", Some(text("llama")), "tokenizer llama"),
         ("tokenizer.ggml.model", None, "tokenizer.ggml.model"),
@@ -154,7 +157,7 @@ fn unsupported_and_impossible_settings_are_named() {
 #[test]
 fn tensors_that_do_not_fit_are_named() {
     type Change = fn(&mut Metadata, &mut Tensors);
-    let table: [(&str, Change); 5] = [
+    let table: [(&str, Change); 8] = [
         ("tensor output_norm.weight is missing", |_, tensors| drop(tensors.remove(1))),
         ("tensor token_embd.weight is [64, 259]", |_, tensors| tensors[0].1.reverse()),
         ("tensor output_norm.weight holds values that are not numbers", |_, tensors| {
@@ -162,6 +165,15 @@ fn tensors_that_do_not_fit_are_named() {
         }),
         ("tensor blk.0.attn_q.bias is not known", |_, tensors| {
             tensors.push(("blk.0.attn_q.bias".to_owned(), vec![64], vec![0.0; 64]));
+        }),
+        ("tensor blk.3.ffn_up.weight is not known", |_, tensors| {
+            tensors.push(("blk.3.ffn_up.weight".to_owned(), vec![96, 64], vec![0.0; 96 * 64]));
+        }),
+        ("tensor rope_freqs.weight is [7], but should be [8]", |_, tensors| {
+            tensors.push(("rope_freqs.weight".to_owned(), vec![7], vec![1.0; 7]));
+        }),
+        ("rotary frequencies are divided by what is no positive number", |_, tensors| {
+            tensors.push(("rope_freqs.weight".to_owned(), vec![8], vec![0.0; 8]));
         }),
         ("tensor output_norm.weight occurs twice", |_, tensors| {
             let again = tensors[1].clone();
