@@ -11,8 +11,9 @@ use serde_json::{Map, Value};
 use crate::error::ModelError;
 
 mod limits {
-    /// Bytes of such a file: the largest, an index of shards, has a line for each tensor.
-    pub(super) const JSON_BYTES_MAX: u64 = 1 << 24;
+    /// Bytes of such a file: the largest, an index of shards, has a line for each tensor. What is
+    /// read from it takes some times as much memory.
+    pub(super) const JSON_BYTES_MAX: u64 = 1 << 22;
 }
 
 const DAMAGED: &str = "the file is damaged or incomplete, bring it again";

@@ -18,8 +18,9 @@ use crate::mapped_file::{FileBytes, MappedFile};
 use crate::weights::Matrix;
 
 mod limits {
-    /// Bytes of a header: one of ten thousand tensors takes about two million.
-    pub(super) const HEADER_BYTES_MAX: usize = 1 << 24;
+    /// Bytes of a header: a tensor takes about 150, and models have hundreds. What is read from it
+    /// takes some times as much memory.
+    pub(super) const HEADER_BYTES_MAX: usize = 1 << 22;
     /// Dimensions of a tensor.
     pub(super) const DIMENSIONS_MAX: usize = 4;
 }
