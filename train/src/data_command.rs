@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::dataset::{self, Set};
 use crate::problem::{Facts, Level};
 use crate::split::{Problems, Record, Request, Split};
+use crate::vocabulary;
 use crate::wording::FactSpan;
 use crate::world::{Kind, Mind};
 
@@ -35,6 +36,21 @@ pub enum DataCommand {
     /// Numbers that both models know are green, rare ones (only the LLM knows them) yellow, myths
     /// (the SLM is sure of something else) red, unknown ones blue.
     Show(Show),
+    /// Learn the tiny pair's tokenizer from the small world's text.
+    ///
+    /// Byte-level BPE in which every digit is a token of its own; the command's tags are added
+    /// tokens. Writes tokenizer.json and `tokenizer_config.json`, with a chat template.
+    Tokenizer {
+        /// How many tokens at most, those for bytes and the added ones included.
+        #[arg(long, default_value_t = 1024)]
+        tokens: usize,
+        /// Other seeds draw other problems to learn from.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// The folder to write into.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Read a set of problems and say how many there are, or which line is wrong.
     Check {
         /// The set, which says the format.
@@ -101,6 +117,13 @@ pub fn run(command: &DataCommand, output: &mut impl Write) -> anyhow::Result<()>
             for record in flags.drawn.problems().take(flags.count) {
                 writeln!(output, "{}", shown(&record))?;
             }
+            Ok(())
+        }
+        DataCommand::Tokenizer { tokens, seed, out } => {
+            let tokenizer = vocabulary::learn(*tokens, *seed)?;
+            let merges = tokenizer["model"]["merges"].as_array().map_or(0, Vec::len);
+            vocabulary::write_folder(&tokenizer, out)?;
+            writeln!(output, "{}: {merges} merges", out.display())?;
             Ok(())
         }
         DataCommand::Check { set, path } => {

@@ -9,8 +9,11 @@
 //! | `chance.rs` | random choices that are the same on every machine |
 //! | `dataset.rs` | problems from files: benchmark sets and generated ones |
 //! | `data_command.rs` | `relay-train data` |
+//! | `vocabulary.rs` | the tokenizer of the tiny pair |
+//! | `reward.rs`, `advantage.rs` | what a group of answers earns, and how much better each is |
 //! | `jsonl.rs` | lines of JSON, with faults that name the line |
 
+pub mod advantage;
 pub mod chance;
 pub mod data_command;
 pub mod dataset;
@@ -18,6 +21,8 @@ pub mod grader;
 pub mod grading;
 pub mod jsonl;
 pub mod problem;
+pub mod reward;
 pub mod split;
+pub mod vocabulary;
 pub mod wording;
 pub mod world;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a text that does not read is a failed test")]
 
+mod vocabulary;
+
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;

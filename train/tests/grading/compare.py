@@ -32,12 +32,12 @@ EXPLANATIONS = [
     (r"_\{?\d\}? \|\|\| \d+_", "math-verify drops the base: 204_5 and 204_7 are both 204 to it"),
     (r"\(.*\)\$? \|\|\| \[.*\]$", "math-verify does not tell [a, b] from (a, b) where it is no interval"),
     (r"\\lambda\^\{5\}|P_\{0\}|\\zeta", "a formula that math-verify does not find equal to itself in its time"),
-    (r"E_\{1\}", "math-verify reads E_1 as Euler's number, depending on blanks"),
-    (r"m_\{\\max \}", "to math-verify a blank changes the name m_max"),
+    (r"E_\{1\}|m_\{\\max \}", "math-verify does not parse it and compares texts, in which blanks count"),
+    (r"\\gamma\^", "math-verify reads gamma to a power as a function that is infinite there"),
     (r"where \$b\$ is", "math-verify reads the first equation only and drops the condition"),
     (r"\\cup\\\{1\\\}|t\(0", "a misprint in the gold answer (`$.` within it, a letter before an interval)"),
-    (r"N=n ?\$? \|\|\|", "math-verify solves N=n and N=n+1 and takes them for the same"),
-    (r"^-2,-2 ", "math-verify takes a list for a set, in which -2 and -2 are one"),
+    (r"N=n ?\$? \|\|\|", "math-verify reads N as n, and n=n and n=n+1 as the same equation"),
+    (r"^-2,-2 |^16,3,1,1 ", "math-verify takes a list for a set, in which repeated values are one"),
 ]
 
 
