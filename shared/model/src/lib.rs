@@ -33,6 +33,7 @@ mod mapped_file;
 mod noise;
 mod safetensors;
 mod sampler;
+mod slab;
 mod tensors;
 mod tokenizer;
 mod transformer;

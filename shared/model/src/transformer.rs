@@ -5,8 +5,6 @@
 //! `relay_kernels`, computed in f32. One row, one result: a row's bits depend neither on the rows
 //! beside it nor on how its prefix was chunked. Knows no file form.
 
-use std::ops::Range;
-
 use relay_kernels::{
     KvPage, QueryRow, Weights, add_bias, matmul, paged_attention, rms_norm, rotate_halves,
     rotate_interleaved, swiglu,
@@ -16,6 +14,7 @@ use crate::config::{ModelConfig, RotaryLayout};
 use crate::error::ModelError;
 use crate::kv_cache::KvCache;
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
+use crate::slab::{self, Stretch, cut_into_slabs};
 use crate::tensors::{LayerPart, TensorRole, TensorSource, refuse_unknown_tensors};
 use crate::weights::Matrix;
 
@@ -156,16 +155,6 @@ pub(crate) struct Transformer {
     output: Option<Matrix>,
 }
 
-/// A stretch of one row's tokens inside a slab.
-#[derive(Debug, Clone)]
-struct Stretch {
-    row: usize,
-    /// Which of the row's new tokens.
-    tokens: Range<usize>,
-    /// Position of the first of them in its cache.
-    first_position: usize,
-}
-
 impl Transformer {
     /// Reads all weights.
     ///
@@ -193,7 +182,7 @@ impl Transformer {
     /// Hidden states `[tokens, width]` of a slab, its keys and values written to the caches.
     fn run_slab(&self, slab: &[Stretch], rows: &mut [Row<'_>]) -> Vec<f32> {
         let mut hidden = self.embed(slab, rows);
-        let angles = self.angles(slab);
+        let angles = slab::angles(slab, &self.frequencies);
         for (index, layer) in self.layers.iter().enumerate() {
             self.attend(layer, index, slab, rows, &angles, &mut hidden);
             self.feed_forward(layer, &mut hidden);
@@ -203,20 +192,11 @@ impl Transformer {
 
     fn embed(&self, slab: &[Stretch], rows: &[Row<'_>]) -> Vec<f32> {
         let width = self.config.width;
-        let ids = slab.iter().flat_map(|stretch| &rows[stretch.row].tokens[stretch.tokens.clone()]);
         let mut hidden = Vec::new();
-        for id in ids.map(|&id| id as usize) {
+        for id in slab::ids(slab, rows).map(|id| id as usize) {
             self.embedding.append_row(id, width, &mut hidden);
         }
         hidden
-    }
-
-    /// Cosine and sine of each token's pairs: `[tokens, rotary pairs]`.
-    fn angles(&self, slab: &[Stretch]) -> Vec<(f32, f32)> {
-        let positions = slab.iter().flat_map(Stretch::positions);
-        let frequencies = || self.frequencies.iter();
-        let angles = positions.flat_map(|at| frequencies().map(move |f| float(at) * f));
-        angles.map(|angle| (narrow(angle.cos()), narrow(angle.sin()))).collect()
     }
 
     fn attend(
@@ -345,7 +325,7 @@ impl LanguageModel for Transformer {
     fn forward(&mut self, rows: &mut [Row<'_>]) -> Result<Vec<Logits>, ModelError> {
         let kv_shape = self.config.kv_shape();
         check_rows(rows, self.shape(), |cache| cache.shape() == kv_shape)?;
-        let slabs = cut_into_slabs(rows);
+        let slabs = cut_into_slabs(rows, limits::SLAB_TOKENS);
         // Nothing below can fail, so that a cache is never left half filled.
         for row in rows.iter_mut() {
             row.cache.append(row.tokens.len());
@@ -353,66 +333,18 @@ impl LanguageModel for Transformer {
         let mut values = vec![Vec::new(); rows.len()];
         for slab in &slabs {
             let hidden = self.run_slab(slab, rows);
-            let (owners, wanted) = self.wanted(slab, rows, &hidden);
-            let logits = self.project(&wanted);
-            for (row, logits) in owners.iter().zip(logits.chunks(self.config.vocabulary_tokens)) {
-                values[*row].extend_from_slice(logits);
+            let width = self.config.width;
+            let wanted = slab::wanted(slab, rows);
+            let states = wanted.iter().map(|wanted| &hidden[wanted.token * width..][..width]);
+            let logits = self.project(&states.collect::<Vec<_>>().concat());
+            for (wanted, logits) in wanted.iter().zip(logits.chunks(self.config.vocabulary_tokens))
+            {
+                values[wanted.row].extend_from_slice(logits);
             }
         }
         let vocabulary_tokens = self.config.vocabulary_tokens;
         Ok(values.into_iter().map(|values| Logits::new(values, vocabulary_tokens)).collect())
     }
-}
-
-impl Transformer {
-    /// The hidden states of a slab whose logits are wanted, and the row of each.
-    fn wanted(&self, slab: &[Stretch], rows: &[Row<'_>], hidden: &[f32]) -> (Vec<usize>, Vec<f32>) {
-        let mut owners = Vec::new();
-        let mut wanted = Vec::new();
-        let mut states = hidden.chunks_exact(self.config.width);
-        for stretch in slab {
-            let row = &rows[stretch.row];
-            let first = row.tokens.len() - row.logits.positions(row.tokens.len());
-            for (token, state) in stretch.tokens.clone().zip(&mut states) {
-                if token >= first {
-                    owners.push(stretch.row);
-                    wanted.extend_from_slice(state);
-                }
-            }
-        }
-        (owners, wanted)
-    }
-}
-
-impl Stretch {
-    fn positions(&self) -> Range<usize> {
-        self.first_position..self.first_position + self.tokens.len()
-    }
-}
-
-/// Cuts the rows' tokens, in order, into slabs. A row's later tokens come in later slabs, so its
-/// earlier keys are always there first.
-fn cut_into_slabs(rows: &[Row<'_>]) -> Vec<Vec<Stretch>> {
-    let mut slabs = Vec::new();
-    let mut slab = Vec::new();
-    let mut room = limits::SLAB_TOKENS;
-    for (index, row) in rows.iter().enumerate() {
-        let mut from = 0;
-        while from < row.tokens.len() {
-            let to = row.tokens.len().min(from + room);
-            let first_position = row.cache.len_tokens() + from;
-            slab.push(Stretch { row: index, tokens: from..to, first_position });
-            room -= to - from;
-            from = to;
-            if room == 0 {
-                slabs.push(std::mem::take(&mut slab));
-                room = limits::SLAB_TOKENS;
-            }
-        }
-    }
-    slabs.push(slab);
-    slabs.retain(|slab| !slab.is_empty());
-    slabs
 }
 
 /// `[rows, outputs]` of inputs `[rows, width]` and weights `[outputs, width]`.
@@ -431,14 +363,4 @@ fn add(hidden: &mut [f32], update: &[f32]) {
     for (hidden, update) in hidden.iter_mut().zip(update) {
         *hidden += update;
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "positions are far below 2^52")]
-fn float(value: usize) -> f64 {
-    value as f64
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the kernels compute in f32")]
-fn narrow(value: f64) -> f32 {
-    value as f32
 }
