@@ -8,8 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use relay_model::{
-    AddedTokens, Detokenizer, LoadOptions, LoadedModel, LogitsWanted, Message, Row, Sampling,
-    TokenMask, load, sample, top_log_probabilities,
+    AddedTokens, Detokenizer, DeviceChoice, DevicePrecision, LoadOptions, LoadedModel,
+    LogitsWanted, Message, Row, Sampling, TokenMask, load, sample, top_log_probabilities,
 };
 use serde::Serialize;
 
@@ -34,6 +34,12 @@ struct Arguments {
     /// Feed these ids instead of the generated ones (comma-separated).
     #[arg(long, value_delimiter = ',')]
     force_ids: Option<Vec<u32>>,
+    /// What to compute on: cpu, cuda, cuda:1 (a card's index), metal, or candle-cpu to compare.
+    #[arg(long, default_value_t)]
+    device: DeviceChoice,
+    /// Keep 4 bytes a number on a device, in place of 2.
+    #[arg(long)]
+    f32: bool,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -60,7 +66,11 @@ struct Report {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let start = Instant::now();
-    let mut loaded = load(&arguments.model, &LoadOptions::default())?;
+    let device_precision =
+        if arguments.f32 { DevicePrecision::F32 } else { DevicePrecision::default() };
+    let options =
+        LoadOptions { device: arguments.device, device_precision, ..LoadOptions::default() };
+    let mut loaded = load(&arguments.model, &options)?;
     let load_ms = start.elapsed().as_secs_f64() * 1000.0;
     let prompt_ids = prompt_ids(&arguments, &loaded)?;
     ensure!(!prompt_ids.is_empty(), "the prompt is empty; give at least one token");

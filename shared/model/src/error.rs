@@ -68,6 +68,16 @@ pub enum ModelError {
         /// Index of the row in the call.
         row: usize,
     },
+    /// The device asked for cannot be used.
+    #[error("device {device}: {what}; {advice}")]
+    Device {
+        /// Which.
+        device: String,
+        /// What is wrong with it.
+        what: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// A chat template that cannot be used.
     #[error("chat template: {what}; use a raw prompt or another model file")]
     Template {

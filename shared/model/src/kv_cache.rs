@@ -2,9 +2,15 @@
 //!
 //! Pages of [`PAGE_TOKENS`] tokens lie behind [`Arc`] and are copied when a shared one is written,
 //! so a fork is cheap and independent, and a cut is exact. No model in here, and no cache in a
-//! layer: one set of weights serves any number of sequences.
+//! layer: one set of weights serves any number of sequences. A cache lies where its model computes:
+//! in memory, or with the same rules on a device.
+
+mod on_device;
 
 use std::sync::Arc;
+
+use crate::device::DevicePlace;
+use on_device::DevicePages;
 
 /// Tokens in a page.
 pub const PAGE_TOKENS: usize = 32;
@@ -19,9 +25,14 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Bytes that one token takes.
+    /// Bytes that one token takes in memory.
     pub fn bytes_per_token(self) -> usize {
-        self.layers.saturating_mul(self.width).saturating_mul(2 * size_of::<f32>())
+        self.numbers_per_token().saturating_mul(size_of::<f32>())
+    }
+
+    /// Numbers that one token leaves, wherever they lie.
+    pub(crate) fn numbers_per_token(self) -> usize {
+        self.layers.saturating_mul(self.width).saturating_mul(2)
     }
 }
 
@@ -29,8 +40,14 @@ impl KvShape {
 #[derive(Debug)]
 pub struct KvCache {
     shape: KvShape,
-    pages: Vec<Arc<Page>>,
+    pages: Pages,
     len_tokens: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Pages {
+    InMemory(Vec<Arc<Page>>),
+    OnDevice(DevicePages),
 }
 
 /// All layers of [`PAGE_TOKENS`] tokens: `[layers, keys then values, PAGE_TOKENS, width]`.
@@ -40,9 +57,15 @@ struct Page {
 }
 
 impl KvCache {
-    /// An empty cache.
+    /// An empty cache in memory.
     pub fn new(shape: KvShape) -> Self {
-        Self { shape, pages: Vec::new(), len_tokens: 0 }
+        Self { shape, pages: Pages::InMemory(Vec::new()), len_tokens: 0 }
+    }
+
+    /// An empty cache on a device.
+    pub(crate) fn on_device(shape: KvShape, place: DevicePlace) -> Self {
+        let pages = Pages::OnDevice(DevicePages::new(shape, place));
+        Self { shape, pages, len_tokens: 0 }
     }
 
     /// What a token of this cache holds.
@@ -63,7 +86,11 @@ impl KvCache {
     /// Forgets all but the first `len_tokens` tokens; a longer length changes nothing.
     pub fn truncate(&mut self, len_tokens: usize) {
         self.len_tokens = self.len_tokens.min(len_tokens);
-        self.pages.truncate(self.len_tokens.div_ceil(PAGE_TOKENS));
+        let count = self.len_tokens.div_ceil(PAGE_TOKENS);
+        match &mut self.pages {
+            Pages::InMemory(pages) => pages.truncate(count),
+            Pages::OnDevice(pages) => pages.truncate(count),
+        }
     }
 
     /// A second cache with the same content. Pages are shared until one of the two writes.
@@ -74,40 +101,95 @@ impl KvCache {
 
     /// Bytes of the pages it holds. A page shared by a fork counts in both.
     pub fn bytes(&self) -> usize {
-        self.pages.len() * PAGE_TOKENS * self.shape.bytes_per_token()
+        let (pages, bytes_per_token) = match &self.pages {
+            Pages::InMemory(pages) => (pages.len(), self.shape.bytes_per_token()),
+            Pages::OnDevice(pages) => (pages.count(), pages.bytes_per_token()),
+        };
+        pages * PAGE_TOKENS * bytes_per_token
+    }
+
+    /// Whether it is of this shape and lies in memory.
+    pub(crate) fn belongs_in_memory(&self, shape: KvShape) -> bool {
+        self.shape == shape && matches!(self.pages, Pages::InMemory(_))
+    }
+
+    /// Whether it is of this shape and lies there.
+    pub(crate) fn belongs_on_device(&self, shape: KvShape, place: &DevicePlace) -> bool {
+        let is_there = |pages: &DevicePages| pages.place().is_same(place);
+        self.shape == shape && self.device_pages().is_some_and(is_there)
     }
 
     /// Makes room for `tokens` more tokens and counts them as held; their content is written next
     /// with [`KvCache::write`], layer by layer.
+    ///
+    /// # Panics
+    /// If the cache lies on a device: only its model fills it.
     pub fn append(&mut self, tokens: usize) {
+        assert!(matches!(self.pages, Pages::InMemory(_)), "the cache lies on a device");
         let first_page = self.len_tokens / PAGE_TOKENS;
         self.len_tokens += tokens;
-        self.pages.resize_with(self.len_tokens.div_ceil(PAGE_TOKENS), || {
-            Arc::new(Page::zeroed(self.shape))
-        });
-        for page in self.pages.iter_mut().skip(first_page) {
-            Arc::make_mut(page);
+        let (shape, count) = (self.shape, self.len_tokens.div_ceil(PAGE_TOKENS));
+        if let Pages::InMemory(pages) = &mut self.pages {
+            pages.resize_with(count, || Arc::new(Page::zeroed(shape)));
+            for page in pages.iter_mut().skip(first_page) {
+                Arc::make_mut(page);
+            }
+        }
+    }
+
+    /// As [`KvCache::append`], for a cache on a device; the content is written with
+    /// [`DevicePages::write`]. On an error the cache holds what it held.
+    pub(crate) fn append_on_device(&mut self, tokens: usize) -> candle_core::Result<()> {
+        let len_tokens = self.len_tokens + tokens;
+        if let Pages::OnDevice(pages) = &mut self.pages {
+            let (first_page, held) = (self.len_tokens / PAGE_TOKENS, pages.count());
+            let made = pages.make_writable(first_page, len_tokens.div_ceil(PAGE_TOKENS));
+            made.inspect_err(|_| pages.truncate(held))?;
+            self.len_tokens = len_tokens;
+        }
+        Ok(())
+    }
+
+    /// Its pages, if they lie on a device.
+    pub(crate) fn device_pages(&self) -> Option<&DevicePages> {
+        match &self.pages {
+            Pages::InMemory(_) => None,
+            Pages::OnDevice(pages) => Some(pages),
         }
     }
 
     /// Writes one layer's keys and values, each `[shape.width]`, of the token at `position`.
     ///
     /// # Panics
-    /// If the position or layer is not held, or a slice has another width.
+    /// If the position or layer is not held in memory, or a slice has another width.
     pub fn write(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
         assert!(position < self.len_tokens, "the position was not appended");
-        let width = self.shape.width;
-        let page = Arc::make_mut(&mut self.pages[position / PAGE_TOKENS]);
-        let (key_half, value_half) = page.layer_mut(self.shape, layer);
+        let (shape, width) = (self.shape, self.shape.width);
+        let page = Arc::make_mut(&mut self.pages_in_memory_mut()[position / PAGE_TOKENS]);
+        let (key_half, value_half) = page.layer_mut(shape, layer);
         let within = (position % PAGE_TOKENS) * width;
         key_half[within..within + width].copy_from_slice(keys);
         value_half[within..within + width].copy_from_slice(values);
     }
 
     /// One layer's keys and values page by page, each `[PAGE_TOKENS, shape.width]`; what lies
-    /// behind the last held token is unspecified.
+    /// behind the last held token is unspecified. A cache on a device shows none.
     pub fn pages(&self, layer: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
-        self.pages.iter().map(move |page| page.layer(self.shape, layer))
+        self.pages_in_memory().iter().map(move |page| page.layer(self.shape, layer))
+    }
+
+    fn pages_in_memory(&self) -> &[Arc<Page>] {
+        match &self.pages {
+            Pages::InMemory(pages) => pages,
+            Pages::OnDevice(_) => &[],
+        }
+    }
+
+    fn pages_in_memory_mut(&mut self) -> &mut [Arc<Page>] {
+        match &mut self.pages {
+            Pages::InMemory(pages) => pages,
+            Pages::OnDevice(_) => &mut [],
+        }
     }
 }
 
@@ -184,7 +266,8 @@ mod tests {
         let origin = filled(70);
         let mut fork = origin.fork();
         push(&mut fork, 1.0);
-        let shared = origin.pages.iter().zip(&fork.pages).filter(|(a, b)| Arc::ptr_eq(a, b));
+        let (origin, fork) = (origin.pages_in_memory(), fork.pages_in_memory());
+        let shared = origin.iter().zip(fork).filter(|(a, b)| Arc::ptr_eq(a, b));
         assert_eq!(shared.count(), 2);
     }
 }

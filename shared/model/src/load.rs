@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
+use crate::device::{DeviceChoice, DevicePlace, DevicePrecision, DeviceTransformer};
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
 use crate::hugging_face::ModelFolder;
@@ -20,6 +21,10 @@ pub struct LoadOptions {
     /// Added tokens with these texts stay plain text in prompts and contents: a program's own
     /// commands.
     pub plain_texts: Vec<String>,
+    /// What the model computes on.
+    pub device: DeviceChoice,
+    /// What its numbers are on a device; our own kernels keep the file's.
+    pub device_precision: DevicePrecision,
 }
 
 /// Everything a file brings.
@@ -57,15 +62,20 @@ pub struct ModelIdentity {
 ///
 /// # Errors
 /// [`ModelError::Io`] if a file cannot be read; [`ModelError::BadFile`],
-/// [`ModelError::Tokenizer`] or [`ModelError::Template`] if it is damaged, foreign or unsupported.
+/// [`ModelError::Tokenizer`] or [`ModelError::Template`] if it is damaged, foreign or unsupported;
+/// [`ModelError::Device`] if the device is not there or the weights do not fit on it.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
+    let place = DevicePlace::open(options.device, options.device_precision)?;
     let Opened { source, config, tokenizer, chat_template, name } =
         if path.is_dir() { open_folder(path)? } else { open_file(path)? };
-    let model = Transformer::read(&*source, config)?;
+    let model: Box<dyn LanguageModel> = match place {
+        None => Box::new(Transformer::read(&*source, config)?),
+        Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),
+    };
     let identity = ModelIdentity { name, hash: source.identity_hash() };
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
     let tokenizer = Arc::new(tokenizer.with_plain_texts(&plain_texts));
-    Ok(LoadedModel { model: Box::new(model), tokenizer, chat_template, identity })
+    Ok(LoadedModel { model, tokenizer, chat_template, identity })
 }
 
 /// What both file forms bring, weights not read yet.

@@ -324,7 +324,7 @@ impl LanguageModel for Transformer {
 
     fn forward(&mut self, rows: &mut [Row<'_>]) -> Result<Vec<Logits>, ModelError> {
         let kv_shape = self.config.kv_shape();
-        check_rows(rows, self.shape(), |cache| cache.shape() == kv_shape)?;
+        check_rows(rows, self.shape(), |cache| cache.belongs_in_memory(kv_shape))?;
         let slabs = cut_into_slabs(rows, limits::SLAB_TOKENS);
         // Nothing below can fail, so that a cache is never left half filled.
         for row in rows.iter_mut() {
