@@ -10,7 +10,7 @@ use relay::command;
 use relay::ids::{Fingerprint, ModelId};
 use relay_chassis::telemetry::LogFormat;
 use relay_chassis::tls::TlsFiles;
-use relay_model::LoadedModel;
+use relay_model::{DeviceChoice, DevicePrecision, LoadedModel, ModelError};
 use relay_proto::size::message_bytes_max;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,10 @@ pub struct CloudSettings {
     pub tls_authority: Option<PathBuf>,
     /// The model: a GGUF file, or a Hugging Face folder.
     pub model: Option<PathBuf>,
+    /// What it computes on: `cpu`, `cuda`, `cuda:1` (a card's index) or `metal`.
+    pub device: DeviceChoice,
+    /// What its numbers are on a device: `bf16`, `f16` or `f32`.
+    pub device_precision: DevicePrecision,
     /// Address of `/metrics`, `/livez` and `/readyz`; none are served without it.
     pub probes_listen: Option<SocketAddr>,
     /// Longest cloud view; the model's own context if it is shorter or nothing is set.
@@ -100,6 +104,8 @@ impl Default for CloudSettings {
             tls_key: None,
             tls_authority: None,
             model: None,
+            device: DeviceChoice::default(),
+            device_precision: DevicePrecision::default(),
             probes_listen: None,
             context_tokens_max: None,
             sessions_max: 1024,
@@ -141,9 +147,19 @@ fn wrong<T>(key: &'static str, reason: impl Into<String>) -> Result<T, SettingEr
 impl CloudSettings {
     /// All checks that need no model.
     pub fn validate(&self) -> Result<(), SettingError> {
+        self.check_device()?;
         self.check_ranges()?;
         self.check_relations()?;
         self.tls_files().map(|_| ())
+    }
+
+    fn check_device(&self) -> Result<(), SettingError> {
+        match self.device.check_build() {
+            Err(ModelError::Device { what, advice, .. }) => {
+                wrong("device", format!("{}: {what}; {advice}", self.device))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_ranges(&self) -> Result<(), SettingError> {
@@ -360,6 +376,15 @@ mod tests {
             let error = settings.validate().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[cfg(not(feature = "metal"))]
+    #[test]
+    fn a_device_the_build_lacks_is_named_with_its_remedy() {
+        let settings = CloudSettings { device: DeviceChoice::Metal, ..insecure() };
+        let error = settings.validate().unwrap_err().to_string();
+        assert!(error.contains("`device`: metal: this build cannot use it"), "{error}");
+        assert!(error.contains("--features metal"), "{error}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use relay_chassis::pki::{self, IssueOptions, Usage};
 use relay_chassis::shutdown::Shutdown;
 use relay_chassis::{listen, settings, telemetry};
 use relay_cloud::CloudSettings;
-use relay_model::{LoadOptions, LoadedModel, ModelError};
+use relay_model::{DeviceChoice, LoadOptions};
 use serde::Serialize;
 
 const EXIT_FAULT: u8 = 1;
@@ -77,6 +77,9 @@ struct Flags {
     /// The model: a GGUF file, or a Hugging Face folder.
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
+    /// What it computes on: cpu, cuda, cuda:1 (a card's index) or metal.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
     /// Address to listen on; port 0 takes any free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
@@ -227,14 +230,16 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
     let ready = tokio::spawn(say_ready(health.clone()));
     tracing::info!(
         model = %model.display(),
+        device = %settings.device,
         calls_max = settings.calls_max,
         kv_bytes_max = settings.kv_bytes_max,
         insecure = settings.insecure,
         "starting"
     );
     tracing::debug!(?settings, "every setting");
-    let served =
-        relay_cloud::serve(settings, move || load(&model), listener, health, shutdown).await;
+    let options = load_options(&settings);
+    let load = move || relay_model::load(&model, &options);
+    let served = relay_cloud::serve(settings, load, listener, health, shutdown).await;
     ready.abort();
     served.map_err(|error| match error {
         error @ (relay_cloud::ServeError::Settings(_) | relay_cloud::ServeError::Tls(_)) => {
@@ -244,9 +249,12 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
     })
 }
 
-fn load(path: &std::path::Path) -> Result<LoadedModel, ModelError> {
-    let plain_texts = [command::OPEN, command::CLOSE].map(str::to_owned).to_vec();
-    relay_model::load(path, &LoadOptions { plain_texts })
+fn load_options(settings: &CloudSettings) -> LoadOptions {
+    LoadOptions {
+        plain_texts: [command::OPEN, command::CLOSE].map(str::to_owned).to_vec(),
+        device: settings.device,
+        device_precision: settings.device_precision,
+    }
 }
 
 async fn say_ready(health: Health) {
@@ -297,7 +305,8 @@ mod tests {
     #[test]
     fn flags_are_sound_and_named_as_settings() {
         Program::command().debug_assert();
-        let arguments = ["relay-cloud", "serve", "--insecure", "--model", "m", "--calls-max", "3"];
+        let arguments =
+            "relay-cloud serve --insecure --model m --device metal --calls-max 3".split(' ');
         let Command::Serve(serve) = Program::parse_from(arguments).command else {
             panic!("serve was asked for");
         };
@@ -306,6 +315,7 @@ mod tests {
         let expected = CloudSettings {
             insecure: true,
             model: Some("m".into()),
+            device: DeviceChoice::Metal,
             calls_max: 3,
             ..CloudSettings::default()
         };

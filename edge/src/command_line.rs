@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use relay_edge::config::{CloudEnd, PolicyKind};
+use relay_model::DeviceChoice;
 use serde::Serialize;
 
 /// Answers with a small model on this device, which now and then calls a large one in the cloud for
@@ -67,6 +68,9 @@ pub(crate) struct Options {
     /// The small model: a GGUF file, or a Hugging Face folder.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// What it computes on: cpu, cuda, cuda:1 (a card's index) or metal. [default: cpu]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
     /// A cloud to call, https://name:port; give it again for further ones, best first.
     #[arg(long, value_name = "URL", help_heading = "Cloud")]
     cloud: Vec<String>,
@@ -133,6 +137,7 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 pub(crate) struct Overrides<'a> {
     model: Option<&'a PathBuf>,
+    device: Option<DeviceChoice>,
     clouds: Option<&'a [String]>,
     insecure: Option<bool>,
     tls: TlsOverrides<'a>,
@@ -190,6 +195,7 @@ impl Options {
     pub(crate) fn overrides(&self) -> Overrides<'_> {
         Overrides {
             model: self.model.as_ref(),
+            device: self.device,
             clouds: (!self.cloud.is_empty()).then_some(self.cloud.as_slice()),
             insecure: self.insecure.then_some(true),
             tls: TlsOverrides {
@@ -242,7 +248,7 @@ mod tests {
     #[test]
     fn every_flag_sets_its_key() {
         let set = settings(
-            "--model m.gguf --cloud https://a --cloud https://b --insecure --tls-certificate c \
+            "--model m.gguf --device cuda:1 --cloud https://a --cloud https://b --insecure --tls-certificate c \
              --tls-key k --tls-authority a --call-budget-ms 5 --policy entropy \
              --entropy-threshold 1.5 --call-tokens 7 --probability 0.25 --period 9 --calls-max 3 \
              --on-cloud-end resume --max-tokens 99 --temperature 0.5 --top-k 4 --top-p 0.75 \
@@ -250,6 +256,7 @@ mod tests {
         );
         let mut expected = EdgeSettings {
             model: "m.gguf".into(),
+            device: DeviceChoice::Cuda(1),
             clouds: vec!["https://a".into(), "https://b".into()],
             insecure: true,
             tls: Some(relay_chassis::tls::TlsFiles {
@@ -291,6 +298,7 @@ mod tests {
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         let defaults = EdgeSettings::default();
         for (flag, value) in [
+            ("--device", defaults.device.to_string()),
             ("--call-budget-ms", defaults.uplink.call_budget_ms.to_string()),
             ("--entropy-threshold", format!("{:.1}", defaults.policy.entropy_threshold_nats)),
             ("--call-tokens", defaults.policy.call_tokens.to_string()),

@@ -12,6 +12,7 @@ use relay::machine::OnCloudEnd;
 use relay::policy::Policy;
 use relay_chassis::telemetry::LogFormat;
 use relay_chassis::tls::TlsFiles;
+use relay_model::{DeviceChoice, DevicePrecision, ModelError};
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::BreakerLimits;
@@ -39,6 +40,10 @@ pub const ENV_PREFIX: &str = "RELAY_EDGE_";
 pub struct EdgeSettings {
     /// The small model: a GGUF file, or a Hugging Face folder.
     pub model: PathBuf,
+    /// What it computes on: `cpu`, `cuda`, `cuda:1` (a card's index) or `metal`.
+    pub device: DeviceChoice,
+    /// What its numbers are on a device: `bf16`, `f16` or `f32`.
+    pub device_precision: DevicePrecision,
     /// Addresses of clouds, best first; none means that the SLM answers alone.
     pub clouds: Vec<String>,
     /// Allows `http://` addresses, on loopback only.
@@ -75,6 +80,8 @@ impl Default for EdgeSettings {
     fn default() -> Self {
         Self {
             model: PathBuf::new(),
+            device: DeviceChoice::default(),
+            device_precision: DevicePrecision::default(),
             clouds: Vec::new(),
             insecure: false,
             tls: None,
@@ -301,11 +308,21 @@ impl EdgeSettings {
         if self.model.as_os_str().is_empty() {
             return refuse("model", "no model is named", "give the path of a GGUF file (--model)");
         }
+        self.check_device()?;
         self.check_policy()?;
         self.check_budget()?;
         self.check_times()?;
         self.sampling()?;
         self.targets().map(drop)
+    }
+
+    fn check_device(&self) -> Result<(), ConfigError> {
+        match self.device.check_build() {
+            Err(ModelError::Device { what, advice, .. }) => {
+                refuse("device", format!("{}: {what}", self.device), advice)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_policy(&self) -> Result<(), ConfigError> {

@@ -137,8 +137,12 @@ async fn watch(address: SocketAddr, registry: Registry) -> anyhow::Result<Socket
 }
 
 fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Session> {
-    let plain_texts = vec![OPEN.to_owned(), CLOSE.to_owned()];
-    let model = load(&settings.model, &LoadOptions { plain_texts })?;
+    let options = LoadOptions {
+        plain_texts: vec![OPEN.to_owned(), CLOSE.to_owned()],
+        device: settings.device,
+        device_precision: settings.device_precision,
+    };
+    let model = load(&settings.model, &options)?;
     Ok(Session::new(settings, model, metrics)?)
 }
 
