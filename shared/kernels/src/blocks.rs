@@ -12,6 +12,8 @@ use crate::half_float::{widen_bfloat, widen_half};
 const LARGE: usize = 256;
 /// Weights in a block of the formats with one scale.
 const SMALL: usize = 32;
+/// Small blocks that are expanded together.
+const GROUP: usize = 16;
 
 /// How weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +117,42 @@ impl WeightFormat {
     }
 }
 
+/// Expands block after block. A macro, since a function handed to another one is called through a
+/// shim that is compiled without the caller's instruction set.
+macro_rules! each {
+    ($bytes:ident, $out:ident, $expand:ident) => {{
+        let (blocks, _) = $bytes.as_chunks();
+        let (outs, _) = $out.as_chunks_mut();
+        for (block, out) in blocks.iter().zip(outs) {
+            $expand(block, out);
+        }
+    }};
+}
+
+/// Expands small blocks a group at a time, in three loops: codes out of their packing, scales to
+/// f32, then codes to values. In one loop they do not vectorise.
+macro_rules! each_group {
+    ($bytes:ident, $out:ident, $unpack:ident, $scale:ident) => {{
+        let (blocks, _) = $bytes.as_chunks();
+        let (outs, _) = $out.as_chunks_mut();
+        let mut codes = [[0; SMALL]; GROUP];
+        let (mut scale_bits, mut offset_bits) = ([0; GROUP], [0; GROUP]);
+        let (mut scales, mut offsets) = ([0.0; GROUP], [0.0; GROUP]);
+        for (blocks, outs) in blocks.chunks(GROUP).zip(outs.chunks_mut(GROUP)) {
+            for (index, (block, codes)) in blocks.iter().zip(&mut codes).enumerate() {
+                (scale_bits[index], offset_bits[index]) = $unpack(block, codes);
+            }
+            for index in 0..GROUP {
+                scales[index] = widen_half(scale_bits[index]);
+                offsets[index] = widen_half(offset_bits[index]);
+            }
+            for (index, (codes, out)) in codes.iter().zip(outs).enumerate() {
+                $scale(codes, (scales[index], offsets[index]), out);
+            }
+        }
+    }};
+}
+
 for_each_instruction_set! {
     /// Writes the values of the blocks in `bytes` to `out`, which has room for exactly those.
     ///
@@ -129,30 +167,17 @@ for_each_instruction_set! {
 fn expand_blocks(format: WeightFormat, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(format.bytes_of(out.len()), Some(bytes.len()), "blocks do not fit the output");
     match format {
-        WeightFormat::F32 => each(bytes, out, single),
-        WeightFormat::F16 => each(bytes, out, half),
-        WeightFormat::Bf16 => each(bytes, out, bfloat),
-        WeightFormat::Q4_0 => each(bytes, out, q4_0),
-        WeightFormat::Q4_1 => each(bytes, out, q4_1),
-        WeightFormat::Q5_0 => each(bytes, out, q5_0),
-        WeightFormat::Q5_1 => each(bytes, out, q5_1),
-        WeightFormat::Q8_0 => each(bytes, out, q8_0),
-        WeightFormat::Q4K => each(bytes, out, q4_k),
-        WeightFormat::Q5K => each(bytes, out, q5_k),
-        WeightFormat::Q6K => each(bytes, out, q6_k),
-    }
-}
-
-#[inline(always)]
-fn each<const BYTES: usize, const WEIGHTS: usize>(
-    bytes: &[u8],
-    out: &mut [f32],
-    expand: impl Fn(&[u8; BYTES], &mut [f32; WEIGHTS]),
-) {
-    let (blocks, _) = bytes.as_chunks::<BYTES>();
-    let (out, _) = out.as_chunks_mut::<WEIGHTS>();
-    for (block, out) in blocks.iter().zip(out) {
-        expand(block, out);
+        WeightFormat::F32 => each!(bytes, out, single),
+        WeightFormat::F16 => each!(bytes, out, half),
+        WeightFormat::Bf16 => each!(bytes, out, bfloat),
+        WeightFormat::Q4_0 => each_group!(bytes, out, q4_0, scale_codes),
+        WeightFormat::Q4_1 => each_group!(bytes, out, q4_1, scale_and_raise),
+        WeightFormat::Q5_0 => each_group!(bytes, out, q5_0, scale_codes),
+        WeightFormat::Q5_1 => each_group!(bytes, out, q5_1, scale_and_raise),
+        WeightFormat::Q8_0 => each_group!(bytes, out, q8_0, scale_codes),
+        WeightFormat::Q4K => each!(bytes, out, q4_k),
+        WeightFormat::Q5K => each!(bytes, out, q5_k),
+        WeightFormat::Q6K => each!(bytes, out, q6_k),
     }
 }
 
@@ -173,46 +198,73 @@ fn bfloat(block: &[u8; 2], out: &mut [f32; 1]) {
 
 /// Scale, then nibbles.
 #[inline(always)]
-fn q4_0(block: &[u8; 18], out: &mut [f32; SMALL]) {
-    let mut codes = nibbles(part(block, 2));
-    for code in &mut codes {
-        *code -= 8;
-    }
-    *out = scaled(codes, half_at(block, 0));
+fn q4_0(block: &[u8; 18], codes: &mut [i8; SMALL]) -> (u16, u16) {
+    lower_by(nibbles(part(block, 2)), 8, codes);
+    (bits_at(block, 0), 0)
 }
 
 /// Scale, offset, then nibbles.
 #[inline(always)]
-fn q4_1(block: &[u8; 20], out: &mut [f32; SMALL]) {
-    *out = raised(scaled(nibbles(part(block, 4)), half_at(block, 0)), half_at(block, 2));
+fn q4_1(block: &[u8; 20], codes: &mut [i8; SMALL]) -> (u16, u16) {
+    lower_by(nibbles(part(block, 4)), 0, codes);
+    (bits_at(block, 0), bits_at(block, 2))
 }
 
 /// Scale, the fifth bits, then nibbles.
 #[inline(always)]
-fn q5_0(block: &[u8; 22], out: &mut [f32; SMALL]) {
-    let mut codes = with_fifth_bits(nibbles(part(block, 6)), u32::from_le_bytes(*part(block, 2)));
-    for code in &mut codes {
-        *code -= 16;
-    }
-    *out = scaled(codes, half_at(block, 0));
+fn q5_0(block: &[u8; 22], codes: &mut [i8; SMALL]) -> (u16, u16) {
+    five_bits(part(block, 6), *part(block, 2), 16, codes);
+    (bits_at(block, 0), 0)
 }
 
 /// Scale, offset, the fifth bits, then nibbles.
 #[inline(always)]
-fn q5_1(block: &[u8; 24], out: &mut [f32; SMALL]) {
-    let codes = with_fifth_bits(nibbles(part(block, 8)), u32::from_le_bytes(*part(block, 4)));
-    *out = raised(scaled(codes, half_at(block, 0)), half_at(block, 2));
+fn q5_1(block: &[u8; 24], codes: &mut [i8; SMALL]) -> (u16, u16) {
+    five_bits(part(block, 8), *part(block, 4), 0, codes);
+    (bits_at(block, 0), bits_at(block, 2))
 }
 
 /// Scale, then bytes.
 #[inline(always)]
-fn q8_0(block: &[u8; 34], out: &mut [f32; SMALL]) {
-    let codes: &[u8; SMALL] = part(block, 2);
-    let mut wide = [0; SMALL];
-    for index in 0..SMALL {
-        wide[index] = i32::from(codes[index].cast_signed());
+fn q8_0(block: &[u8; 34], codes: &mut [i8; SMALL]) -> (u16, u16) {
+    lower_by(*part(block, 2), 0, codes);
+    (bits_at(block, 0), 0)
+}
+
+#[inline(always)]
+fn lower_by(wide: [u8; SMALL], zero: i8, codes: &mut [i8; SMALL]) {
+    for (code, wide) in codes.iter_mut().zip(wide) {
+        *code = wide.cast_signed() - zero;
     }
-    *out = scaled(wide, half_at(block, 0));
+}
+
+/// Values of a block, step by step over the whole of it: the form that becomes vector
+/// instructions.
+#[inline(always)]
+fn scale_codes(codes: &[i8; SMALL], (scale, _): (f32, f32), out: &mut [f32; SMALL]) {
+    let mut values = [0.0; SMALL];
+    for index in 0..SMALL {
+        values[index] = f32::from(codes[index]);
+    }
+    for value in &mut values {
+        *value *= scale;
+    }
+    *out = values;
+}
+
+#[inline(always)]
+fn scale_and_raise(codes: &[i8; SMALL], (scale, offset): (f32, f32), out: &mut [f32; SMALL]) {
+    let mut values = [0.0; SMALL];
+    for index in 0..SMALL {
+        values[index] = f32::from(codes[index]);
+    }
+    for value in &mut values {
+        *value *= scale;
+    }
+    for value in &mut values {
+        *value += offset;
+    }
+    *out = values;
 }
 
 /// Scale, scale of offsets, packed scales and offsets, then nibbles: 32 low ones, the same bytes'
@@ -289,7 +341,12 @@ fn part<const WHOLE: usize, const N: usize>(block: &[u8; WHOLE], at: usize) -> &
 
 #[inline(always)]
 fn half_at<const WHOLE: usize>(block: &[u8; WHOLE], at: usize) -> f32 {
-    widen_half(u16::from_le_bytes([block[at], block[at + 1]]))
+    widen_half(bits_at(block, at))
+}
+
+#[inline(always)]
+fn bits_at<const WHOLE: usize>(block: &[u8; WHOLE], at: usize) -> u16 {
+    u16::from_le_bytes([block[at], block[at + 1]])
 }
 
 #[inline(always)]
@@ -299,43 +356,34 @@ fn halves_mut(values: &mut [f32; 2 * SMALL]) -> (&mut [f32], &mut [f32]) {
 
 /// 16 bytes hold 32 codes: all low halves first, then all high ones.
 #[inline(always)]
-fn nibbles(bytes: &[u8; 16]) -> [i32; SMALL] {
+fn nibbles(bytes: &[u8; 16]) -> [u8; SMALL] {
     let mut codes = [0; SMALL];
     for index in 0..16 {
-        codes[index] = i32::from(bytes[index] & 0xF);
-        codes[index + 16] = i32::from(bytes[index] >> 4);
+        codes[index] = bytes[index] & 0xF;
+        codes[index + 16] = bytes[index] >> 4;
     }
     codes
 }
 
+/// Codes of nibbles and their fifth bits, bit `n` for code `n`, less `zero`. Eight codes at a time,
+/// in one word: none of the sums carries from one byte into the next.
 #[inline(always)]
-fn with_fifth_bits(mut codes: [i32; SMALL], bits: u32) -> [i32; SMALL] {
-    for (index, code) in codes.iter_mut().enumerate() {
-        *code |= (bits >> index & 1).cast_signed() << 4;
+fn five_bits(low_bits: &[u8; 16], fifth_bits: [u8; 4], zero: u64, codes: &mut [i8; SMALL]) {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    /// Bit `n` of byte `n`.
+    const DIAGONAL: u64 = 0x8040_2010_0804_0201;
+    let (first, second) = (part(low_bits, 0), part(low_bits, 8));
+    let (first, second) = (u64::from_le_bytes(*first), u64::from_le_bytes(*second));
+    let words = [first, second, first >> 4, second >> 4];
+    let (eights, _) = codes.as_chunks_mut::<8>();
+    for ((codes, word), bits) in eights.iter_mut().zip(words).zip(fifth_bits) {
+        let own = (u64::from(bits) * ONES) & DIAGONAL;
+        // A byte that is not zero reaches its highest bit.
+        let fifth = ((own + 0x7F * ONES) & (0x80 * ONES)) >> 3;
+        let code = (word & (0xF * ONES)) | fifth;
+        let lowered = ((code | (0x80 * ONES)) - zero * ONES) ^ (0x80 * ONES);
+        *codes = lowered.to_le_bytes().map(u8::cast_signed);
     }
-    codes
-}
-
-/// Step by step over the whole block, the form that becomes vector instructions.
-#[inline(always)]
-#[expect(clippy::cast_precision_loss, reason = "codes have 8 bits at most")]
-fn scaled(codes: [i32; SMALL], scale: f32) -> [f32; SMALL] {
-    let mut values = [0.0; SMALL];
-    for index in 0..SMALL {
-        values[index] = codes[index] as f32;
-    }
-    for value in &mut values {
-        *value *= scale;
-    }
-    values
-}
-
-#[inline(always)]
-fn raised(mut values: [f32; SMALL], offset: f32) -> [f32; SMALL] {
-    for value in &mut values {
-        *value += offset;
-    }
-    values
 }
 
 #[inline(always)]

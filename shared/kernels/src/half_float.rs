@@ -8,12 +8,13 @@ pub(crate) fn widen_half(bits: u16) -> f32 {
     const INFINITE: u32 = 0x7C00;
     /// The difference of the two formats' exponent biases, in place; twice for infinity.
     const REBIAS: u32 = (127 - 15) << 23;
-    const SUBNORMAL_STEP: f32 = 1.0 / 16_777_216.0;
-    let magnitude = u32::from(bits & 0x7FFF);
-    let sign = u32::from(bits & 0x8000) << 16;
+    /// The smallest number that is not subnormal.
+    const SMALLEST: u32 = REBIAS + (1 << 23);
+    let magnitude = u32::from(bits) & 0x7FFF;
+    let sign = (u32::from(bits) & 0x8000) << 16;
     let normal = (magnitude << 13) + REBIAS;
-    let tiny = (f32::from(bits & 0x7FFF) * SUBNORMAL_STEP).to_bits();
-    let finite = if magnitude < NORMAL { tiny } else { normal };
+    let tiny = f32::from_bits((magnitude << 13) + SMALLEST) - f32::from_bits(SMALLEST);
+    let finite = if magnitude < NORMAL { tiny.to_bits() } else { normal };
     let widened = if magnitude < INFINITE { finite } else { normal + REBIAS };
     f32::from_bits(widened | sign)
 }
