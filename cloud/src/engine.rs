@@ -326,9 +326,7 @@ pub fn kv_bytes(tokens: usize, bytes_per_token: usize) -> usize {
 /// Ids the LLM may not produce: those without a text, and the command tokens of a vocabulary that
 /// has them, since they never enter the cloud view.
 fn never_drawn(parts: &EngineParts) -> TokenMask {
-    let end = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
-    let shape = parts.model.shape();
-    let padding = end(parts.tokenizer.vocabulary_tokens())..end(shape.vocabulary_tokens);
+    let padding = parts.tokenizer.placeholder_ids(parts.model.shape().vocabulary_tokens);
     let commands = [command::OPEN, command::CLOSE]
         .into_iter()
         .filter_map(|text| parts.tokenizer.added_token_id(text));

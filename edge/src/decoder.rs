@@ -139,6 +139,8 @@ struct DecoderThread {
     banned: Option<(&'static str, BannedText)>,
     /// Ids of the command's tags: never part of a guess.
     command_tokens: Vec<u32>,
+    /// Ids that stand for nothing: never drawn.
+    placeholders: TokenMask,
 }
 
 /// Whoever asked has gone away.
@@ -165,6 +167,8 @@ impl DecoderThread {
     fn new(model: Box<dyn LanguageModel>, tokenizer: Arc<Tokenizer>, sampling: Sampling) -> Self {
         let cache = model.new_cache();
         let command_tokens = command_tokens(&tokenizer);
+        let placeholders = tokenizer.placeholder_ids(model.shape().vocabulary_tokens);
+        let placeholders = TokenMask::from_ids(placeholders.collect());
         Self {
             model,
             tokenizer,
@@ -174,6 +178,7 @@ impl DecoderThread {
             cache,
             banned: None,
             command_tokens,
+            placeholders,
         }
     }
 
@@ -204,7 +209,10 @@ impl DecoderThread {
 
     fn draft(&mut self, ban: Option<&Ban>, reply: &Reply<Drafted>) -> Result<Drafted, StepError> {
         let position = position(self.log.len());
-        let mask = ban.map_or_else(TokenMask::none, |ban| self.mask(ban));
+        let mask = match ban {
+            Some(ban) => self.mask(ban),
+            None => self.placeholders.clone(),
+        };
         let logits = self.logits_after_log(reply)?;
         let row = logits.last().unwrap_or_default();
         let key = NoiseKey::new(self.seed, Role::Slm, position);
@@ -262,7 +270,7 @@ impl DecoderThread {
             let logits = step(&mut *self.model, &mut fork, &[next])?;
             let key = NoiseKey::new(self.seed, Role::Llm, guess.cloud_position + offset);
             let row = logits.last().unwrap_or_default();
-            next = sample(row, &self.sampling, key, &TokenMask::none()).ok_or_else(no_number)?.id;
+            next = sample(row, &self.sampling, key, &self.placeholders).ok_or_else(no_number)?.id;
             // The LLM's end of text comes with its last word, not as an accepted draft, and the
             // command's tags never enter the cloud view.
             if self.tokenizer.ends_text(next) || self.command_tokens.contains(&next) {
@@ -279,7 +287,8 @@ impl DecoderThread {
             self.banned = Some((ban.text, BannedText::new(&self.tokenizer, ban.text)));
         }
         let banned = self.banned.as_ref();
-        banned.map_or_else(TokenMask::none, |(_, banned)| banned.mask(&ban.held))
+        let banned = banned.map_or_else(TokenMask::none, |(_, banned)| banned.mask(&ban.held));
+        banned.union(&self.placeholders)
     }
 }
 

@@ -126,7 +126,7 @@ impl Session {
             return Err(EdgeError::EmptyPrompt);
         }
         match question {
-            Question::Raw(prompt) => Ok(Rendered::raw(prompt)),
+            Question::Raw(prompt) => Ok(Rendered::raw(&self.tokenizer.with_bos(prompt))),
             Question::Chat(text) => {
                 let template = self.template.as_ref().ok_or(EdgeError::NoTemplate)?;
                 self.dialogue.ask(text);

@@ -90,7 +90,8 @@ fn prompt_ids(arguments: &Arguments, loaded: &LoadedModel) -> Result<Vec<u32>> {
         return Ok(template.encode_chat(&loaded.tokenizer, &[Message::new("user", text)])?);
     }
     let prompt = arguments.prompt.as_deref().unwrap_or_default();
-    Ok(loaded.tokenizer.encode(prompt, AddedTokens::Parse))
+    let prompt = loaded.tokenizer.with_bos(prompt);
+    Ok(loaded.tokenizer.encode(&prompt, AddedTokens::Parse))
 }
 
 fn generate(arguments: &Arguments, loaded: &mut LoadedModel, prompt_ids: &[u32]) -> Result<Report> {

@@ -24,6 +24,12 @@ impl TokenMask {
         Self { ids }
     }
 
+    /// A mask that forbids what either forbids.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self::from_ids([self.ids(), other.ids()].concat())
+    }
+
     /// Whether `id` is forbidden.
     pub fn contains(&self, id: u32) -> bool {
         self.ids.binary_search(&id).is_ok()
@@ -118,6 +124,7 @@ mod tests {
         assert_eq!(mask.ids(), [1, 3, 5]);
         assert!(mask.contains(3) && !mask.contains(2));
         assert_eq!(TokenMask::none().ids(), [0; 0]);
+        assert_eq!(mask.union(&TokenMask::from_ids(vec![4, 3])).ids(), [1, 3, 4, 5]);
     }
 
     proptest! {

@@ -94,12 +94,28 @@ fn open_file(path: &Path) -> Result<Opened, ModelError> {
     }
     let file = GgufFile::open(path)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
-    let config = ModelConfig::from_gguf(&file, tokenizer.vocabulary_tokens())?;
+    let config = ModelConfig::from_gguf(&file, embedding_rows(&file, &tokenizer)?)?;
     let source = file.text("tokenizer.chat_template");
     let chat_template = source.map(|source| template(source, &tokenizer)).transpose()?;
     let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = file.text("general.name").map_or_else(stem, str::to_owned);
     Ok(Opened { source: Box::new(file), config, tokenizer, chat_template, name })
+}
+
+/// Embeddings often have more rows than there are tokens, never fewer.
+fn embedding_rows(file: &GgufFile, tokenizer: &Tokenizer) -> Result<usize, ModelError> {
+    let tokens = tokenizer.vocabulary_tokens();
+    let shape = file.tensor("token_embd.weight").map(|entry| entry.shape.as_slice());
+    let rows = shape.and_then(<[usize]>::first).copied().unwrap_or(tokens);
+    if rows < tokens {
+        let what = format!(
+            "tensor token_embd.weight is {:?}: too few rows for {tokens} tokens \
+             (tokenizer.ggml.tokens)",
+            shape.unwrap_or_default()
+        );
+        return Err(file.bad(what, "use a file whose tokenizer is the model's own"));
+    }
+    Ok(rows)
 }
 
 fn open_folder(path: &Path) -> Result<Opened, ModelError> {

@@ -9,7 +9,9 @@ use std::time::Duration;
 use crate::error::ModelError;
 use crate::kv_cache::{KvCache, KvShape, PAGE_TOKENS};
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
-use crate::tokenizer::{PreTokenizer, TokenKind, Tokenizer, TokenizerParts, byte_token_text};
+use crate::tokenizer::{
+    PreTokenizer, Roles, TokenKind, Tokenizer, TokenizerParts, byte_token_text,
+};
 
 /// Two exact floats a token: an id's low and high half.
 const SHAPE: KvShape = KvShape { layers: 1, width: 2 };
@@ -146,15 +148,11 @@ pub fn byte_tokenizer(extra_added: &[(&str, TokenKind)]) -> Tokenizer {
     let bytes = (0..=255).map(|byte| (byte_token_text(byte), TokenKind::Normal));
     let end = ("<|endoftext|>".to_owned(), TokenKind::Control);
     let extra = extra_added.iter().map(|(text, kind)| ((*text).to_owned(), *kind));
-    Tokenizer::build(TokenizerParts {
-        tokens: bytes.chain([end]).chain(extra).collect(),
-        merges: Vec::new(),
-        pre_tokenizer: PreTokenizer::Gpt2,
-        end_ids: vec![256],
-        bos_id: None,
-        eos_id: Some(256),
-    })
-    .expect("256 bytes, an end token and added tokens are a vocabulary")
+    let tokens = bytes.chain([end]).chain(extra).collect();
+    let roles = Roles { eos_id: Some(256), ..Roles::default() };
+    let parts = TokenizerParts::new(tokens, Vec::new(), PreTokenizer::Gpt2);
+    Tokenizer::build(TokenizerParts { roles, ..parts })
+        .expect("256 bytes, an end token and added tokens are a vocabulary")
 }
 
 /// A spread over the whole vocabulary between 0 and 2, and the rule's id 6 to 10 above it: the

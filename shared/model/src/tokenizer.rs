@@ -2,39 +2,51 @@
 //!
 //! Byte-level BPE: every text has ids and every id has bytes. Added tokens (control tokens and
 //! those a model's makers defined) are matched here, literally and longest first, so that callers
-//! decide where text may become one of them.
+//! decide where text may become one of them. Knows no file format: `gguf` and `hugging_face` do.
 
+mod added_tokens;
+mod byte_level;
 mod gguf;
 mod hugging_face;
+mod parts;
+mod pre_tokenizer;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
-use tokenizers::PreTokenizerWrapper;
-use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::NFC;
+use tokenizers::{Model, NormalizedString, Normalizer};
 
 use crate::error::ModelError;
+use crate::gguf::GgufFile;
+use added_tokens::{AddedToken, Finder};
+use byte_level::Alphabet;
+use pre_tokenizer::Cutter;
+
+#[cfg(any(test, feature = "scripted"))]
+pub(crate) use byte_level::byte_token_text;
+#[cfg(any(test, feature = "scripted"))]
+pub(crate) use parts::Roles;
+pub(crate) use parts::TokenizerParts;
+#[cfg(any(test, feature = "scripted"))]
+pub(crate) use pre_tokenizer::PreTokenizer;
 
 mod limits {
-    /// A longer merge rule or token text is not from a tokenizer anyone trained.
+    /// A longer token text is not from a tokenizer anyone trained.
     pub(super) const TOKEN_BYTES_MAX: usize = 1 << 16;
+    /// Ids of a vocabulary: the largest published ones stay below a quarter of it.
+    pub(super) const TOKENS_MAX: usize = 1 << 21;
+    /// Bytes of one JSON file: the largest published ones have a third of it.
+    pub(super) const JSON_BYTES_MAX: u64 = 1 << 27;
+    /// Pieces whose ids a thread remembers. They outlive the tokenizer, so that a fuzzer, which
+    /// makes many, does without.
+    pub(super) const CACHED_PIECES: usize = if cfg!(feature = "fuzzing") { 0 } else { 10_000 };
+    /// Characters after an added token that are looked at for marks that join its last one.
+    pub(super) const MARKS_MAX: usize = 32;
 }
-
-/// Texts by which end tokens go where a file does not name them by role.
-const END_TEXTS: [&str; 9] = [
-    "<|endoftext|>",
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endofturn|>",
-    "</s>",
-];
 
 /// What an id stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,39 +76,12 @@ pub enum AddedTokens {
     Plain,
 }
 
-/// How a text is cut before the merges are applied. Models are trained with one of these, and the
-/// wrong one gives other ids without any error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PreTokenizer {
-    /// GPT-2's expression.
-    Gpt2,
-    /// Each digit alone, then GPT-2's expression.
-    SmolLm,
-}
-
-/// What a tokenizer is made of, as a model file has it.
-#[derive(Debug)]
-pub(crate) struct TokenizerParts {
-    /// Text and kind of each id; ordinary tokens in the byte-level alphabet, others literal.
-    pub(crate) tokens: Vec<(String, TokenKind)>,
-    /// Merge rules by rank.
-    pub(crate) merges: Vec<(String, String)>,
-    /// How text is cut first.
-    pub(crate) pre_tokenizer: PreTokenizer,
-    /// Ids the file names as ends, whatever their role.
-    pub(crate) end_ids: Vec<u32>,
-    /// The token that begins a text, if there is one.
-    pub(crate) bos_id: Option<u32>,
-    /// The token that ends a text, as templates name it.
-    pub(crate) eos_id: Option<u32>,
-}
-
 /// A vocabulary and the rules that apply it. A clone is cheap and shares everything.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     vocabulary: Arc<Vocabulary>,
-    /// Added tokens that [`AddedTokens::Parse`] looks for, longest first.
-    parsed: Arc<[u32]>,
+    /// Added tokens that are plain text to this tokenizer.
+    plain_ids: Arc<HashSet<u32>>,
 }
 
 #[derive(Debug)]
@@ -107,43 +92,77 @@ struct Vocabulary {
     kinds: Vec<TokenKind>,
     end_ids: HashSet<u32>,
     bos_id: Option<u32>,
+    prepends_bos: bool,
     eos_id: Option<u32>,
     /// The token that is this one byte, where there is one.
     byte_tokens: Vec<Option<u32>>,
-    merger: tokenizers::Tokenizer,
+    finder: Finder,
+    late_ids: HashSet<u32>,
+    composes: bool,
+    cutter: Cutter,
+    alphabet: Alphabet,
+    merger: BPE,
 }
 
 impl Tokenizer {
+    /// The tokenizer of a model, without its weights: of a GGUF file, or of a Hugging Face folder.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if a file cannot be read, [`ModelError::BadFile`] if it is damaged,
+    /// foreign, or asks for what is not supported.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        if path.is_dir() {
+            Self::from_folder(path)
+        } else {
+            Self::from_gguf(&GgufFile::open(path)?)
+        }
+    }
+
     pub(crate) fn build(parts: TokenizerParts) -> Result<Self, ModelError> {
-        check_sizes(&parts)?;
+        let parts = parts.checked()?;
         let alphabet = Alphabet::new();
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(parts.tokens.len());
         for (text, kind) in &parts.tokens {
-            alphabet.push_token_bytes(text, *kind, &mut bytes);
+            match kind {
+                TokenKind::Placeholder => {}
+                TokenKind::Normal => alphabet.push_bytes(text, &mut bytes),
+                TokenKind::Control | TokenKind::UserDefined => {
+                    bytes.extend_from_slice(text.as_bytes());
+                }
+            }
             ends.push(bytes.len());
         }
         let kinds: Vec<TokenKind> = parts.tokens.iter().map(|token| token.1).collect();
-        let byte_tokens = find_byte_tokens(&bytes, &ends, &kinds);
-        let end_ids = find_end_ids(&parts);
-        let (bos_id, eos_id) = (parts.bos_id, parts.eos_id);
-        let merger = build_merger(parts)?;
-        let vocabulary =
-            Vocabulary { bytes, ends, kinds, end_ids, bos_id, eos_id, byte_tokens, merger };
-        let parsed = added_ids_longest_first(&vocabulary);
-        Ok(Self { vocabulary: Arc::new(vocabulary), parsed: parsed.into() })
+        let vocabulary = Vocabulary {
+            byte_tokens: find_byte_tokens(&bytes, &ends, &kinds),
+            bytes,
+            ends,
+            kinds,
+            end_ids: parts.end_ids(),
+            bos_id: parts.roles.bos_id,
+            prepends_bos: parts.roles.prepends_bos,
+            eos_id: parts.roles.eos_id,
+            finder: Finder::new(&added_tokens(&parts))?,
+            late_ids: parts.late_ids.clone(),
+            composes: parts.composes,
+            cutter: Cutter::new(parts.pre_tokenizer)?,
+            alphabet,
+            merger: parts.into_merger()?,
+        };
+        Ok(Self { vocabulary: Arc::new(vocabulary), plain_ids: Arc::default() })
     }
 
     /// The same tokenizer, to which added tokens with these texts are plain text: texts that a
     /// program gives a meaning of its own must not become ids in prompts.
     #[must_use]
     pub fn with_plain_texts(&self, texts: &[&str]) -> Self {
-        let is_plain = |id: u32| texts.iter().any(|text| text.as_bytes() == self.token_bytes(id));
-        let parsed: Vec<u32> = self.parsed.iter().copied().filter(|&id| !is_plain(id)).collect();
-        Self { vocabulary: Arc::clone(&self.vocabulary), parsed: parsed.into() }
+        let ids = texts.iter().filter_map(|text| self.added_token_id(text));
+        let plain_ids = self.plain_ids.iter().copied().chain(ids).collect();
+        Self { vocabulary: Arc::clone(&self.vocabulary), plain_ids: Arc::new(plain_ids) }
     }
 
-    /// Ids of a text. Nothing is put in front of it.
+    /// Ids of a text. Nothing is put in front of it: see [`Tokenizer::with_bos`].
     pub fn encode(&self, text: &str, added: AddedTokens) -> Vec<u32> {
         let mut ids = Vec::new();
         let mut plain_from = 0;
@@ -165,9 +184,23 @@ impl Tokenizer {
         let mut ids = Vec::new();
         for chunk in bytes.utf8_chunks() {
             self.encode_plain(chunk.valid(), &mut ids);
-            ids.extend(self.single_bytes(chunk.invalid()));
+            let invalid = chunk.invalid().iter();
+            ids.extend(invalid.filter_map(|&byte| self.byte_token(byte)));
         }
         ids
+    }
+
+    /// The token that the model's makers put in front of every text that no chat template made
+    /// (templates write it themselves), if they do.
+    pub fn bos_to_prepend(&self) -> Option<u32> {
+        self.vocabulary.bos_id.filter(|_| self.vocabulary.prepends_bos)
+    }
+
+    /// A raw prompt as the model was trained to see it: behind the text of
+    /// [`Tokenizer::bos_to_prepend`], unless it begins with that already.
+    pub fn with_bos<'a>(&self, prompt: &'a str) -> Cow<'a, str> {
+        let bos = self.bos_to_prepend().map(|_| self.bos_text()).unwrap_or_default();
+        if prompt.starts_with(&bos) { prompt.into() } else { format!("{bos}{prompt}").into() }
     }
 
     /// What a token adds to the text: byte-level tokens decoded, added tokens literal, nothing
@@ -220,7 +253,14 @@ impl Tokenizer {
         found.map(|(id, _)| id)
     }
 
-    /// One more than the highest id.
+    /// Ids below `vocabulary_tokens`, the rows of a model's embedding, that stand for nothing:
+    /// placeholders, and rows beyond the tokenizer's last id. None of them may be sampled.
+    pub fn placeholder_ids(&self, vocabulary_tokens: usize) -> impl Iterator<Item = u32> {
+        let ids = 0..u32::try_from(vocabulary_tokens).unwrap_or(u32::MAX);
+        ids.filter(|&id| self.kind(id) == TokenKind::Placeholder)
+    }
+
+    /// One more than the highest id. A model may have more: see [`Tokenizer::placeholder_ids`].
     pub fn vocabulary_tokens(&self) -> usize {
         self.vocabulary.kinds.len()
     }
@@ -252,22 +292,21 @@ impl Tokenizer {
 
     /// Where added tokens stand in a text, left to right, the longest at each place.
     pub(crate) fn added_tokens_in(&self, text: &str) -> Vec<(usize, u32)> {
-        let mut found = Vec::new();
-        let mut at = 0;
-        while at < text.len() {
-            match self.added_token_at(&text.as_bytes()[at..]) {
-                Some(id) => {
-                    found.push((at, id));
-                    at += self.token_bytes(id).len();
-                }
-                None => at += 1,
-            }
-        }
-        found
+        let found = self.vocabulary.finder.find(text, &self.plain_ids).into_iter();
+        found.filter(|&(start, id)| !self.composes_away(&text[start..], id)).collect()
     }
 
-    fn added_token_at(&self, bytes: &[u8]) -> Option<u32> {
-        self.parsed.iter().copied().find(|&id| bytes.starts_with(self.token_bytes(id)))
+    /// Whether marks after a late token join its last character, so that the composed text, in
+    /// which it would be looked for, does not hold it.
+    fn composes_away(&self, from_token: &str, id: u32) -> bool {
+        let Vocabulary { composes, late_ids, .. } = &*self.vocabulary;
+        if !composes || !late_ids.contains(&id) {
+            return false;
+        }
+        let (token, rest) = from_token.split_at(self.token_bytes(id).len());
+        let marks = rest.chars().take_while(|&char| char >= FIRST_MARK).take(limits::MARKS_MAX);
+        let end: String = token.chars().next_back().into_iter().chain(marks).collect();
+        composed(&end).chars().next() != end.chars().next()
     }
 
     /// Texts of control tokens: what chat contents may not turn into.
@@ -278,79 +317,48 @@ impl Tokenizer {
     }
 
     fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) {
-        if text.is_empty() {
-            return;
-        }
-        match self.vocabulary.merger.encode_fast(text, false) {
-            Ok(encoding) => ids.extend_from_slice(encoding.get_ids()),
-            // Byte-level BPE takes any text; should it ever not, spelling it out loses nothing.
-            Err(_) => ids.extend(self.single_bytes(text.as_bytes())),
-        }
-    }
-
-    fn single_bytes(&self, bytes: &[u8]) -> impl Iterator<Item = u32> {
-        bytes.iter().filter_map(|&byte| self.vocabulary.byte_tokens[usize::from(byte)])
-    }
-}
-
-/// The byte-level alphabet: GPT-2's printable stand-in for each byte.
-struct Alphabet {
-    /// Byte of each stand-in, by code point.
-    bytes: Vec<Option<u8>>,
-}
-
-impl Alphabet {
-    fn new() -> Self {
-        let mut bytes = vec![None; 512];
-        let mut next_stand_in = '\u{100}';
-        for byte in 0..=255_u8 {
-            let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-            let stand_in = if printable { char::from(byte) } else { next_stand_in };
-            if !printable {
-                next_stand_in = char::from_u32(u32::from(next_stand_in) + 1).unwrap_or_default();
+        let Vocabulary { composes, cutter, alphabet, merger, .. } = &*self.vocabulary;
+        let text = if *composes { composed(text) } else { text.into() };
+        let mut spelt = String::new();
+        cutter.cut(&text, |piece| {
+            alphabet.spell(piece.as_bytes(), &mut spelt);
+            match merger.tokenize(&spelt) {
+                Ok(tokens) => ids.extend(tokens.iter().map(|token| token.id)),
+                // Byte-level BPE takes any text; should it ever not, bytes lose nothing.
+                Err(_) => ids.extend(piece.bytes().filter_map(|byte| self.byte_token(byte))),
             }
-            bytes[stand_in as usize] = Some(byte);
-        }
-        Self { bytes }
+        });
     }
 
-    fn push_token_bytes(&self, text: &str, kind: TokenKind, out: &mut Vec<u8>) {
-        let byte_of = |char: char| self.bytes.get(char as usize).copied().flatten();
-        match kind {
-            TokenKind::Placeholder => {}
-            TokenKind::Control | TokenKind::UserDefined => out.extend_from_slice(text.as_bytes()),
-            TokenKind::Normal => {
-                for char in text.chars() {
-                    match byte_of(char) {
-                        Some(byte) => out.push(byte),
-                        None => out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
-                    }
-                }
-            }
-        }
+    fn byte_token(&self, byte: u8) -> Option<u32> {
+        self.vocabulary.byte_tokens[usize::from(byte)]
     }
 }
 
-/// The text by which a vocabulary lists the token of one byte.
-#[cfg(any(test, feature = "scripted"))]
-pub(crate) fn byte_token_text(byte: u8) -> String {
-    let alphabet = Alphabet::new();
-    let stand_in = (0..).zip(alphabet.bytes).find(|(_, of)| *of == Some(byte));
-    stand_in.and_then(|(point, _)| char::from_u32(point)).into_iter().collect()
+/// No character before it ever composes with one before it.
+const FIRST_MARK: char = '\u{300}';
+
+/// Unicode's composed form (NFC), by the tables of the reference implementation.
+fn composed(text: &str) -> Cow<'_, str> {
+    if text.chars().all(|char| char < FIRST_MARK) {
+        return text.into();
+    }
+    let mut normalized = NormalizedString::from(text);
+    match NFC.normalize(&mut normalized) {
+        Ok(()) => normalized.get().to_owned().into(),
+        Err(_) => text.into(),
+    }
 }
 
-fn check_sizes(parts: &TokenizerParts) -> Result<(), ModelError> {
-    let fault = |what: String| Err(ModelError::Tokenizer { what });
-    if parts.tokens.is_empty() || u32::try_from(parts.tokens.len()).is_err() {
-        return fault(format!("{} tokens are not a vocabulary", parts.tokens.len()));
-    }
-    if let Some(long) =
-        parts.tokens.iter().position(|token| token.0.len() > limits::TOKEN_BYTES_MAX)
-    {
-        return fault(format!("token {long} is longer than {} bytes", limits::TOKEN_BYTES_MAX));
-    }
-    let past = parts.end_ids.iter().find(|&&id| id as usize >= parts.tokens.len());
-    past.map_or(Ok(()), |id| fault(format!("end token {id} is outside of the vocabulary")))
+fn added_tokens(parts: &TokenizerParts) -> Vec<AddedToken<'_>> {
+    let added = (0..).zip(&parts.tokens).filter(|(_, (_, kind))| kind.is_added());
+    added
+        .map(|(id, (text, _))| AddedToken {
+            id,
+            text: text.as_bytes(),
+            is_late: parts.late_ids.contains(&id),
+        })
+        .collect()
 }
 
 fn find_byte_tokens(bytes: &[u8], ends: &[usize], kinds: &[TokenKind]) -> Vec<Option<u32>> {
@@ -363,41 +371,6 @@ fn find_byte_tokens(bytes: &[u8], ends: &[usize], kinds: &[TokenKind]) -> Vec<Op
         start = end;
     }
     found
-}
-
-fn find_end_ids(parts: &TokenizerParts) -> HashSet<u32> {
-    let named = parts.end_ids.iter().copied();
-    let known = (0..).zip(&parts.tokens).filter(|(_, (text, kind))| {
-        *kind == TokenKind::Control && END_TEXTS.contains(&text.as_str())
-    });
-    named.chain(known.map(|(id, _)| id)).collect()
-}
-
-fn added_ids_longest_first(vocabulary: &Vocabulary) -> Vec<u32> {
-    let len = |id: &u32| {
-        let index = *id as usize;
-        vocabulary.ends[index] - index.checked_sub(1).map_or(0, |before| vocabulary.ends[before])
-    };
-    let ids = (0..).zip(&vocabulary.kinds).filter(|(_, kind)| kind.is_added()).map(|(id, _)| id);
-    let mut ids: Vec<u32> = ids.filter(|id| len(id) > 0).collect();
-    ids.sort_by_key(|id| std::cmp::Reverse(len(id)));
-    ids
-}
-
-fn build_merger(parts: TokenizerParts) -> Result<tokenizers::Tokenizer, ModelError> {
-    let fault = |what: String| ModelError::Tokenizer { what };
-    let normal = (0..).zip(parts.tokens).filter(|(_, (_, kind))| *kind == TokenKind::Normal);
-    let vocabulary: Vocab = normal.map(|(id, (text, _))| (text, id)).collect();
-    let model = BPE::builder().vocab_and_merges(vocabulary, parts.merges).build();
-    let model = model.map_err(|error| fault(format!("merges do not fit the tokens: {error}")))?;
-    let byte_level = PreTokenizerWrapper::from(ByteLevel::new(false, false, true));
-    let steps = match parts.pre_tokenizer {
-        PreTokenizer::Gpt2 => vec![byte_level],
-        PreTokenizer::SmolLm => vec![Digits::new(true).into(), byte_level],
-    };
-    let mut merger = tokenizers::Tokenizer::new(model);
-    merger.with_pre_tokenizer(Some(Sequence::new(steps)));
-    Ok(merger)
 }
 
 #[cfg(test)]
@@ -418,22 +391,18 @@ mod tests {
         ids.iter().flat_map(|&id| tokenizer.token_bytes(id)).copied().collect()
     }
 
-    fn small(pre_tokenizer: PreTokenizer) -> Tokenizer {
+    fn small_parts(pre_tokenizer: PreTokenizer) -> TokenizerParts {
         let bytes = (0..=255).map(byte_token_text);
         let learned = ["he", "ll", "hell", "hello", "12", "\u{120}h"].map(str::to_owned);
         let tokens = bytes.chain(learned).map(|text| (text, TokenKind::Normal)).collect();
         let merges =
             [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("1", "2"), ("\u{120}", "h")];
         let merges = merges.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
-        Tokenizer::build(TokenizerParts {
-            tokens,
-            merges,
-            pre_tokenizer,
-            end_ids: vec![],
-            bos_id: None,
-            eos_id: None,
-        })
-        .unwrap()
+        TokenizerParts::new(tokens, merges, pre_tokenizer)
+    }
+
+    fn small(pre_tokenizer: PreTokenizer) -> Tokenizer {
+        Tokenizer::build(small_parts(pre_tokenizer)).unwrap()
     }
 
     #[test]
@@ -482,16 +451,9 @@ mod tests {
         let texts = ["<|im_end|>", "<|eot_id|>", "stop", "</s>"].map(str::to_owned);
         let kinds = [TokenKind::Control, TokenKind::Control, TokenKind::Control, TokenKind::Normal];
         let tokens = texts.into_iter().zip(kinds).collect();
-        let pre_tokenizer = PreTokenizer::Gpt2;
-        let made_of = TokenizerParts {
-            tokens,
-            merges: vec![],
-            pre_tokenizer,
-            end_ids: vec![2],
-            bos_id: None,
-            eos_id: None,
-        };
-        let built = Tokenizer::build(made_of).unwrap();
+        let roles = Roles { end_ids: HashSet::from([2]), ..Roles::default() };
+        let parts = TokenizerParts::new(tokens, vec![], PreTokenizer::Gpt2);
+        let built = Tokenizer::build(TokenizerParts { roles, ..parts }).unwrap();
         assert_eq!([0, 1, 2, 3].map(|id| built.ends_text(id)), [true, true, true, false]);
     }
 
@@ -532,30 +494,82 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_vocabulary_is_refused() {
-        let parts = |tokens: &[&str], merges: &[(&str, &str)], end_ids: Vec<u32>| TokenizerParts {
-            tokens: tokens.iter().map(|text| ((*text).to_owned(), TokenKind::Normal)).collect(),
-            merges: merges.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
-            pre_tokenizer: PreTokenizer::Gpt2,
-            end_ids,
-            bos_id: None,
-            eos_id: None,
-        };
-        let table = [
-            (parts(&[], &[], vec![]), "0 tokens"),
-            (parts(&["a"], &[("a", "b")], vec![]), "merges"),
-            (parts(&["a"], &[], vec![1]), "end token 1"),
-        ];
-        for (parts, expected) in table {
-            let message = Tokenizer::build(parts).unwrap_err().to_string();
-            assert!(message.contains(expected), "{message}");
+    fn a_piece_that_is_a_token_is_that_token_where_merges_are_ignored() {
+        let mut parts = small_parts(PreTokenizer::Llama3);
+        parts.tokens.push(("ehlo".to_owned(), TokenKind::Normal));
+        let merged = Tokenizer::build(parts.clone()).unwrap();
+        assert_eq!(merged.encode("ehlo", AddedTokens::Plain), b"ehlo".map(u32::from));
+        parts.ignores_merges = true;
+        let ignored = Tokenizer::build(parts).unwrap();
+        assert_eq!(ignored.encode("ehlo", AddedTokens::Plain), [262]);
+    }
+
+    #[test]
+    fn text_is_composed_where_the_tokenizer_says_so() {
+        let mut parts = small_parts(PreTokenizer::Qwen2);
+        let plain = Tokenizer::build(parts.clone()).unwrap();
+        parts.composes = true;
+        let composing = Tokenizer::build(parts).unwrap();
+        let (apart, together) = ("e\u{301} \u{1100}\u{1161}", "\u{e9} \u{ac00}");
+        let encode = |tokenizer: &Tokenizer, text| tokenizer.encode(text, AddedTokens::Plain);
+        assert_eq!(encode(&composing, apart), encode(&plain, together));
+        assert_eq!(encode(&composing, together), encode(&plain, together));
+        assert_eq!(bytes_of(&plain, &encode(&plain, apart)), apart.as_bytes());
+    }
+
+    #[test]
+    fn late_tokens_are_looked_for_in_composed_text() {
+        let mut parts = small_parts(PreTokenizer::Qwen2);
+        parts.tokens.push(("<a>".to_owned(), TokenKind::UserDefined));
+        parts.composes = true;
+        let early = Tokenizer::build(parts.clone()).unwrap();
+        parts.late_ids = HashSet::from([262]);
+        let late = Tokenizer::build(parts).unwrap();
+        for (text, is_found) in [
+            ("<a>\u{338}", false),
+            ("<a>\u{323}\u{338}", false),
+            ("<a>\u{301}", true),
+            ("<a>x", true),
+        ] {
+            assert_eq!(late.encode(text, AddedTokens::Parse).contains(&262), is_found, "{text:?}");
+            assert!(early.encode(text, AddedTokens::Parse).contains(&262));
         }
+    }
+
+    #[test]
+    fn a_raw_prompt_begins_as_the_model_expects_and_only_once() {
+        let mut parts = small_parts(PreTokenizer::Llama3);
+        parts.tokens.push(("<|begin_of_text|>".to_owned(), TokenKind::Control));
+        parts.roles.bos_id = Some(262);
+        let silent = Tokenizer::build(parts.clone()).unwrap();
+        assert_eq!((silent.bos_to_prepend(), silent.with_bos("hello")), (None, "hello".into()));
+        parts.roles.prepends_bos = true;
+        let tokenizer = Tokenizer::build(parts).unwrap();
+        assert_eq!(tokenizer.bos_to_prepend(), Some(262));
+        for prompt in ["hello", "<|begin_of_text|>hello"] {
+            let ids = tokenizer.encode(&tokenizer.with_bos(prompt), AddedTokens::Parse);
+            assert_eq!(ids, [262, 259], "{prompt}");
+        }
+        assert_eq!(tokenizer.encode("hello", AddedTokens::Parse), [259]);
+    }
+
+    #[test]
+    fn ids_that_stand_for_nothing_are_listed() {
+        let tokenizer = byte_tokenizer(&ADDED);
+        assert_eq!(tokenizer.placeholder_ids(264).collect::<Vec<_>>(), [261, 262, 263]);
+        assert_eq!(tokenizer.placeholder_ids(200).count(), 0);
     }
 
     proptest! {
         #[test]
         fn text_comes_back(text in ".{0,40}|[a-h <>|/xcal12]{0,40}") {
-            for tokenizer in [small(PreTokenizer::Gpt2), small(PreTokenizer::SmolLm), byte_tokenizer(&ADDED)] {
+            for tokenizer in [
+                small(PreTokenizer::Gpt2),
+                small(PreTokenizer::SmolLm),
+                small(PreTokenizer::Qwen2),
+                small(PreTokenizer::Llama3),
+                byte_tokenizer(&ADDED),
+            ] {
                 for added in [AddedTokens::Parse, AddedTokens::Plain] {
                     let ids = tokenizer.encode(&text, added);
                     prop_assert_eq!(bytes_of(&tokenizer, &ids), text.as_bytes());

@@ -10,7 +10,8 @@ use crate::gguf::{GgufFile, Value};
 use crate::tensors::{TensorRole, TensorSource};
 
 impl ModelConfig {
-    /// Reads the keys of the file's architecture. `vocabulary_tokens` is what its tokenizer has.
+    /// Reads the keys of the file's architecture. `vocabulary_tokens` is the rows of its
+    /// embedding.
     ///
     /// # Errors
     /// [`ModelError::BadFile`] naming the key that is missing, impossible or not supported.

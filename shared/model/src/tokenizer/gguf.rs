@@ -1,86 +1,197 @@
 //! A tokenizer from the metadata of a GGUF file.
 //!
-//! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
+//! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. What the names of
+//! pre-tokenizers mean: `llama_vocab::impl::load` in llama.cpp's `src/llama-vocab.cpp`.
 
+use super::byte_level::byte_token_text;
+use super::parts::{Roles, TokenizerParts, kind_of_added};
+use super::pre_tokenizer::PreTokenizer;
+use super::{TokenKind, Tokenizer};
 use crate::error::ModelError;
 use crate::gguf::{GgufFile, Value};
-use crate::tokenizer::{PreTokenizer, TokenKind, Tokenizer, TokenizerParts};
 
-const NO_TOKENIZER: &str = "use a file that carries a byte-level BPE tokenizer";
+const NO_TOKENIZER: &str = "use a file that carries a complete byte-level BPE tokenizer";
+const CONVERT_AGAIN: &str = "convert the model again with a current converter";
+const OTHER_MODEL: &str = "use a model with one of the pre-tokenizers gpt-2, smollm, qwen2 or \
+                           llama-bpe, as Llama 3, Qwen2, Qwen3 and SmolLM2 have";
 
+const BOS_KEY: &str = "tokenizer.ggml.bos_token_id";
+const EOS_KEY: &str = "tokenizer.ggml.eos_token_id";
 /// Keys of the tokens that end a text, a turn or a message.
-const END_KEYS: [&str; 3] =
-    ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+const END_KEYS: [&str; 3] = [EOS_KEY, "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+/// Keys that change a text before it is tokenised, in ways that no supported model asks for.
+const FOREIGN_KEYS: [&str; 3] = [
+    "tokenizer.ggml.normalizer.lowercase",
+    "tokenizer.ggml.normalizer.strip_accents",
+    "tokenizer.ggml.precompiled_charsmap",
+];
+
+/// What the name of a pre-tokenizer means.
+struct Named {
+    rule: PreTokenizer,
+    composes: bool,
+    ignores_merges: bool,
+    /// Where the file does not say.
+    prepends_bos: bool,
+}
+
+impl Named {
+    /// An alias stands here if llama.cpp gives it the same expression and the same switches, and
+    /// if it is known whether the published tokenizer composes: docs/adr/0011.
+    fn find(name: &str) -> Option<Self> {
+        let (rule, composes, is_llama3) = match name {
+            "gpt-2" | "phi-2" | "mellum" => (PreTokenizer::Gpt2, false, false),
+            "smollm" => (PreTokenizer::SmolLm, false, false),
+            "qwen2" | "deepseek-r1-qwen" => (PreTokenizer::Qwen2, true, false),
+            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "midm-2.0" => {
+                (PreTokenizer::Llama3, false, true)
+            }
+            _ => return None,
+        };
+        Some(Self { rule, composes, ignores_merges: is_llama3, prepends_bos: is_llama3 })
+    }
+}
 
 impl Tokenizer {
     /// The tokenizer that a file carries.
     pub(crate) fn from_gguf(file: &GgufFile) -> Result<Self, ModelError> {
-        Self::build(read_tokenizer(file)?)
+        let parts = read_parts(file)?;
+        Self::build(parts).map_err(|error| match error {
+            ModelError::Tokenizer { what } => {
+                file.bad(format!("its tokenizer.ggml keys do not fit: {what}"), NO_TOKENIZER)
+            }
+            other => other,
+        })
     }
 }
 
-fn read_tokenizer(file: &GgufFile) -> Result<TokenizerParts, ModelError> {
+fn read_parts(file: &GgufFile) -> Result<TokenizerParts, ModelError> {
+    check_model(file)?;
+    let named = read_pre_tokenizer(file)?;
+    let tokens = read_tokens(file)?;
+    let roles = read_roles(file, &named, tokens.len())?;
+    let parts = TokenizerParts::new(tokens, read_merges(file)?, named.rule);
+    let (composes, ignores_merges) = (named.composes, named.ignores_merges);
+    Ok(TokenizerParts { composes, ignores_merges, roles, ..parts })
+}
+
+fn check_model(file: &GgufFile) -> Result<(), ModelError> {
     match file.text("tokenizer.ggml.model") {
         Some("gpt2") => {}
+        Some("llama") => {
+            let what = "the tokenizer is of the SentencePiece kind, which is not supported";
+            return Err(file.bad(what, OTHER_MODEL));
+        }
         Some(other) => {
-            return Err(file.bad(format!("the tokenizer {other} is not supported"), NO_TOKENIZER));
+            return Err(file.bad(format!("the tokenizer {other} is not supported"), OTHER_MODEL));
         }
         None => return Err(file.bad("key tokenizer.ggml.model is missing", NO_TOKENIZER)),
     }
-    let pre_tokenizer = match file.text("tokenizer.ggml.pre") {
-        Some("smollm") => PreTokenizer::SmolLm,
-        Some("gpt-2") => PreTokenizer::Gpt2,
-        other => {
-            let what = format!("the pre-tokenizer {} is not supported", other.unwrap_or("(none)"));
-            return Err(file.bad(what, "use a file whose pre-tokenizer is smollm or gpt-2"));
-        }
+    let is_set = |key: &&&str| !matches!(file.value(key), None | Some(Value::Integer(0)));
+    let foreign = FOREIGN_KEYS.iter().find(is_set);
+    foreign.map_or(Ok(()), |key| Err(file.bad(format!("key {key} is not supported"), OTHER_MODEL)))
+}
+
+fn read_pre_tokenizer(file: &GgufFile) -> Result<Named, ModelError> {
+    let Some(name) = file.text("tokenizer.ggml.pre") else {
+        return Err(file.bad("key tokenizer.ggml.pre is missing", CONVERT_AGAIN));
     };
-    let tokens = read_tokens(file)?;
-    let merges = read_merges(file)?;
-    let end_ids = END_KEYS.iter().filter_map(|key| id_at(file, key)).collect();
-    let bos_id = id_at(file, "tokenizer.ggml.bos_token_id");
-    let eos_id = id_at(file, END_KEYS[0]);
-    Ok(TokenizerParts { tokens, merges, pre_tokenizer, end_ids, bos_id, eos_id })
+    Named::find(name).ok_or_else(|| {
+        file.bad(
+            format!("the pre-tokenizer {name} (tokenizer.ggml.pre) is not supported"),
+            OTHER_MODEL,
+        )
+    })
 }
 
 fn read_tokens(file: &GgufFile) -> Result<Vec<(String, TokenKind)>, ModelError> {
     let texts = texts_at(file, "tokenizer.ggml.tokens")?;
     let Some(Value::Integers(types)) = file.value("tokenizer.ggml.token_type") else {
-        return Err(file.bad("key tokenizer.ggml.token_type is missing", NO_TOKENIZER));
+        let what = "key tokenizer.ggml.token_type is missing or not a list of whole numbers";
+        return Err(file.bad(what, NO_TOKENIZER));
     };
     if types.len() != texts.len() {
-        let what = format!("{} tokens, but {} token types", texts.len(), types.len());
+        let what = format!(
+            "{} tokens (tokenizer.ggml.tokens), but {} types (tokenizer.ggml.token_type)",
+            texts.len(),
+            types.len()
+        );
         return Err(file.bad(what, NO_TOKENIZER));
     }
-    if let Some(Value::Integer(size)) = file.value("llama.vocab_size")
-        && usize::try_from(*size) != Ok(texts.len())
+    let architecture = file.text("general.architecture").unwrap_or_default();
+    let size_key = format!("{architecture}.vocab_size");
+    if let Some(Value::Integer(size)) = file.value(&size_key)
+        && usize::try_from(*size).is_ok_and(|size| size < texts.len())
     {
-        let what = format!("{} tokens, but a vocabulary of {size}", texts.len());
+        let what = format!("{} tokens, but a vocabulary of {size} ({size_key})", texts.len());
         return Err(file.bad(what, NO_TOKENIZER));
     }
-    let kinds = types.iter().map(|code| match code {
-        1 => Some(TokenKind::Normal),
-        2 | 3 => Some(TokenKind::Control),
-        4 => Some(TokenKind::UserDefined),
-        5 => Some(TokenKind::Placeholder),
-        _ => None,
-    });
-    let pair = |(text, kind): (&String, Option<TokenKind>)| {
-        let kind = kind
-            .ok_or_else(|| file.bad(format!("token {text:?} has an unknown type"), NO_TOKENIZER))?;
-        Ok((text.clone(), kind))
+    let tokens = texts.iter().zip(types).enumerate();
+    tokens.map(|(id, (text, code))| read_token(file, id, text, *code)).collect()
+}
+
+/// Types are those of llama.cpp's `enum llama_token_type`.
+fn read_token(
+    file: &GgufFile,
+    id: usize,
+    text: &str,
+    code: i64,
+) -> Result<(String, TokenKind), ModelError> {
+    let kind = match code {
+        1 => TokenKind::Normal,
+        2 | 3 => kind_of_added(id, text, true),
+        4 => kind_of_added(id, text, false),
+        5 => TokenKind::Placeholder,
+        6 => return read_byte_token(file, id, text),
+        _ => {
+            let what = format!("token {id}, {text:?}, has the unknown type {code}");
+            return Err(file.bad(what, NO_TOKENIZER));
+        }
     };
-    texts.iter().zip(kinds).map(pair).collect()
+    Ok((text.to_owned(), kind))
+}
+
+/// Written as `<0x0A>`, whatever the alphabet.
+fn read_byte_token(
+    file: &GgufFile,
+    id: usize,
+    text: &str,
+) -> Result<(String, TokenKind), ModelError> {
+    let digits = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    let byte = digits.filter(|digits| digits.len() == 2);
+    let byte = byte.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    let byte = byte.ok_or_else(|| {
+        let what = format!("token {id}, {text:?}, is of type byte, but names none");
+        file.bad(what, NO_TOKENIZER)
+    })?;
+    Ok((byte_token_text(byte), TokenKind::Normal))
 }
 
 fn read_merges(file: &GgufFile) -> Result<Vec<(String, String)>, ModelError> {
-    let split = |merge: &String| {
+    let split = |(rank, merge): (usize, &String)| {
         let (left, right) = merge.split_once(' ').ok_or_else(|| {
-            file.bad(format!("the merge {merge:?} does not name two tokens"), NO_TOKENIZER)
+            let what =
+                format!("merge {rank}, {merge:?} (tokenizer.ggml.merges), is not two tokens");
+            file.bad(what, NO_TOKENIZER)
         })?;
         Ok((left.to_owned(), right.to_owned()))
     };
-    texts_at(file, "tokenizer.ggml.merges")?.iter().map(split).collect()
+    texts_at(file, "tokenizer.ggml.merges")?.iter().enumerate().map(split).collect()
+}
+
+fn read_roles(file: &GgufFile, named: &Named, tokens: usize) -> Result<Roles, ModelError> {
+    let bos_id = id_at(file, BOS_KEY, tokens)?;
+    let prepends_bos = match file.value("tokenizer.ggml.add_bos_token") {
+        Some(Value::Integer(flag @ (0 | 1))) => *flag == 1,
+        None => named.prepends_bos && bos_id.is_some(),
+        Some(_) => {
+            let what = "key tokenizer.ggml.add_bos_token is not a truth value";
+            return Err(file.bad(what, NO_TOKENIZER));
+        }
+    };
+    let ends: Result<Vec<_>, _> = END_KEYS.iter().map(|key| id_at(file, key, tokens)).collect();
+    let end_ids = ends?.into_iter().flatten().collect();
+    Ok(Roles { bos_id, prepends_bos, eos_id: id_at(file, EOS_KEY, tokens)?, end_ids })
 }
 
 fn texts_at<'a>(file: &'a GgufFile, key: &str) -> Result<&'a [String], ModelError> {
@@ -90,9 +201,15 @@ fn texts_at<'a>(file: &'a GgufFile, key: &str) -> Result<&'a [String], ModelErro
     }
 }
 
-fn id_at(file: &GgufFile, key: &str) -> Option<u32> {
-    match file.value(key) {
-        Some(Value::Integer(id)) => Some(u32::try_from(*id).unwrap_or(u32::MAX)),
-        _ => None,
-    }
+fn id_at(file: &GgufFile, key: &str, tokens: usize) -> Result<Option<u32>, ModelError> {
+    let value = match file.value(key) {
+        None => return Ok(None),
+        Some(Value::Integer(value)) => *value,
+        Some(_) => return Err(file.bad(format!("key {key} is not a whole number"), NO_TOKENIZER)),
+    };
+    let id = u32::try_from(value).ok().filter(|id| (*id as usize) < tokens);
+    id.map(Some).ok_or_else(|| {
+        let what = format!("key {key} is {value}, but there are {tokens} tokens");
+        file.bad(what, NO_TOKENIZER)
+    })
 }

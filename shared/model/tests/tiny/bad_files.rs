@@ -135,15 +135,15 @@ fn unsupported_and_impossible_settings_are_named() {
         ("llama.attention.causal", Some(Value::Bool(false)), "looks ahead"),
         ("llama.attention.sliding_window", Some(number(299)), "sliding-window"),
         ("llama.attention.value_length", Some(number(8)), "keys are 16 wide, but values 8"),
-        ("llama.vocab_size", Some(number(300)), "vocabulary of 300"),
-        ("tokenizer.ggml.model", Some(text("llama")), "tokenizer llama"),
+        ("llama.vocab_size", Some(number(200)), "vocabulary of 200"),
+        ("tokenizer.ggml.model", Some(text("llama")), "SentencePiece"),
         ("tokenizer.ggml.model", None, "tokenizer.ggml.model"),
-        ("tokenizer.ggml.pre", Some(text("qwen2")), "pre-tokenizer qwen2"),
-        ("tokenizer.ggml.pre", None, "pre-tokenizer (none)"),
+        ("tokenizer.ggml.pre", Some(text("tekken")), "pre-tokenizer tekken"),
+        ("tokenizer.ggml.pre", None, "tokenizer.ggml.pre"),
         ("tokenizer.ggml.tokens", None, "tokenizer.ggml.tokens"),
         ("tokenizer.ggml.merges", None, "tokenizer.ggml.merges"),
         ("tokenizer.ggml.token_type", None, "tokenizer.ggml.token_type"),
-        ("tokenizer.ggml.eos_token_id", Some(number(9999)), "end token 9999"),
+        ("tokenizer.ggml.eos_token_id", Some(number(9999)), "tokenizer.ggml.eos_token_id"),
         ("tokenizer.chat_template", Some(text("{% if %}")), "chat template"),
     ];
     for (key, value, expected) in table {
@@ -151,7 +151,26 @@ fn unsupported_and_impossible_settings_are_named() {
         assert!(message.contains(expected), "{key}: {message}");
     }
     let merges = Value::Array(vec![Value::String("no such".to_owned())]);
-    assert!(refusal(&with_key("tokenizer.ggml.merges", Some(&merges))).contains("merges"));
+    assert!(refusal(&with_key("tokenizer.ggml.merges", Some(&merges))).contains("merge 0"));
+}
+
+#[test]
+fn an_embedding_may_have_more_rows_than_there_are_tokens() {
+    let without_last = |metadata: &mut Metadata, key: &str, second_last: Value| {
+        let entry = metadata.iter_mut().find(|entry| entry.0 == key);
+        if let Some((_, Value::Array(list))) = entry {
+            list.truncate(257);
+            list.push(second_last);
+        }
+    };
+    let file = TinyFile::with_bytes(&changed(|metadata, _| {
+        without_last(metadata, "tokenizer.ggml.tokens", text("he"));
+        without_last(metadata, "tokenizer.ggml.token_type", Value::I32(1));
+    }));
+    let loaded = load(&file.path, &LoadOptions::default()).unwrap();
+    assert_eq!(loaded.tokenizer.vocabulary_tokens(), 258);
+    assert_eq!(loaded.model.shape().vocabulary_tokens, 259);
+    assert_eq!(loaded.tokenizer.placeholder_ids(259).collect::<Vec<_>>(), [258]);
 }
 
 #[test]

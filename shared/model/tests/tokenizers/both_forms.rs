@@ -1,0 +1,138 @@
+//! One tokenizer in two file forms: the same ids as the reference, the same fingerprint, the same
+//! roles.
+
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use relay_model::{AddedTokens, Detokenizer, TokenKind, Tokenizer};
+
+use crate::family::{FAMILIES, Family, Files, ROWS};
+use crate::texts;
+
+/// Ours in both forms, and the reference with added tokens and without.
+struct Judged {
+    family: Family,
+    ours: [Tokenizer; 2],
+    reference: tokenizers::Tokenizer,
+    plain_reference: tokenizers::Tokenizer,
+}
+
+static JUDGED: LazyLock<Vec<Judged>> = LazyLock::new(|| {
+    let judged = |family| {
+        let files = Files::new(family);
+        Judged {
+            family,
+            ours: files.ours(),
+            reference: files.reference(),
+            plain_reference: files.plain_reference(),
+        }
+    };
+    FAMILIES.map(judged).into()
+});
+
+fn ids_of(reference: &tokenizers::Tokenizer, text: &str, with_bos: bool) -> Vec<u32> {
+    reference.encode_fast(text, with_bos).unwrap().get_ids().to_vec()
+}
+
+fn check(text: &str) -> Result<(), TestCaseError> {
+    for judged in &*JUDGED {
+        let parsed = ids_of(&judged.reference, text, false);
+        let plain = ids_of(&judged.plain_reference, text, false);
+        let raw = ids_of(&judged.reference, text, true);
+        for (ours, form) in judged.ours.iter().zip(["folder", "GGUF"]) {
+            let about = format!("{:?} from {form}", judged.family);
+            prop_assert_eq!(&ours.encode(text, AddedTokens::Parse), &parsed, "{}", about);
+            prop_assert_eq!(&ours.encode(text, AddedTokens::Plain), &plain, "{}", about);
+            let prompt = ours.with_bos(text);
+            prop_assert_eq!(&ours.encode(&prompt, AddedTokens::Parse), &raw, "{}", about);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_text_has_the_ids_of_the_reference() {
+    for (name, text) in texts::NAMED {
+        check(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+#[test]
+fn one_model_has_one_fingerprint_and_one_set_of_roles() {
+    for Judged { family, ours: [folder, gguf], .. } in &*JUDGED {
+        let commands = ["<call>", "</call>"];
+        assert_eq!(folder.fingerprint(&commands), gguf.fingerprint(&commands), "{family:?}");
+        assert_eq!(gguf.vocabulary_tokens(), ROWS);
+        assert!(folder.vocabulary_tokens() < ROWS);
+        assert_eq!(folder.bos_text(), gguf.bos_text());
+        assert_eq!(folder.eos_text(), gguf.eos_text());
+        assert_eq!(folder.bos_to_prepend(), gguf.bos_to_prepend());
+        assert_eq!(folder.bos_to_prepend().is_some(), *family == Family::Llama3);
+        let placeholders =
+            |tokenizer: &Tokenizer| tokenizer.placeholder_ids(ROWS).collect::<Vec<_>>();
+        assert_eq!(placeholders(folder), placeholders(gguf));
+        for id in 0..u32::try_from(ROWS).unwrap() + 2 {
+            assert_eq!(folder.token_bytes(id), gguf.token_bytes(id), "{family:?} {id}");
+            assert_eq!(folder.kind(id), gguf.kind(id), "{family:?} {id}");
+            assert_eq!(folder.ends_text(id), gguf.ends_text(id), "{family:?} {id}");
+        }
+    }
+}
+
+#[test]
+fn roles_are_those_of_the_family() {
+    for (index, ends, eos, controls) in [
+        (0, vec!["<|endoftext|>"], "<|endoftext|>", 1),
+        (1, vec!["<|endoftext|>", "<|im_end|>"], "<|im_end|>", 3),
+        (2, vec!["<|endoftext|>", "<|im_end|>"], "<|im_end|>", 4),
+        (3, vec!["<|end_of_text|>", "<|eot_id|>"], "<|eot_id|>", 5),
+    ] {
+        let tokenizer = &JUDGED[index].ours[0];
+        let ids = 0..u32::try_from(tokenizer.vocabulary_tokens()).unwrap();
+        let text = |id| String::from_utf8(tokenizer.token_bytes(id).to_vec()).unwrap();
+        let found: Vec<_> = ids.clone().filter(|&id| tokenizer.ends_text(id)).map(text).collect();
+        assert_eq!(
+            (found, tokenizer.eos_text().as_str()),
+            (ends.iter().map(ToString::to_string).collect(), eos)
+        );
+        let is_control = |id: &u32| tokenizer.kind(*id) == TokenKind::Control;
+        assert_eq!(ids.filter(is_control).count(), controls);
+    }
+}
+
+#[test]
+fn long_runs_of_anything_are_tokenised_whole() {
+    for piece in ["a", " ", "\n", "\t ", "7", "é", "!", "<", "\u{301}", "日", "relay "] {
+        let text = piece.repeat(300_000 / piece.len());
+        for judged in &*JUDGED {
+            let ids = judged.ours[0].encode(&text, AddedTokens::Parse);
+            let bytes: usize = ids.iter().map(|&id| judged.ours[0].token_bytes(id).len()).sum();
+            assert_eq!(bytes, text.len(), "{:?} {piece:?}", judged.family);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_text_has_the_ids_of_the_reference(text in texts::random()) {
+        check(&text)?;
+    }
+
+    #[test]
+    fn any_ids_decode_without_loss(
+        ids in prop::collection::vec(prop_oneof![0_u32..710, any::<u32>()], 0..60),
+    ) {
+        for judged in &*JUDGED {
+            let tokenizer = &judged.ours[1];
+            let mut stream = Detokenizer::new();
+            let mut text = String::new();
+            for &id in &ids {
+                text.push_str(&stream.push(tokenizer.token_bytes(id)));
+                prop_assert!(stream.waiting().len() <= 3);
+            }
+            text.push_str(&stream.finish());
+            let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.token_bytes(id)).copied().collect();
+            prop_assert_eq!(text, String::from_utf8_lossy(&bytes));
+        }
+    }
+}
