@@ -234,3 +234,21 @@ impl Value {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_purse_ends_the_arithmetic() {
+        let mut work = Work::new();
+        let two = Value::whole(2);
+        assert_eq!(two.add(&two, &mut work), Some(Value::whole(4)));
+        assert!(work.pay(WORK_MAX).is_none(), "the sum was paid for");
+        while work.pay(WORK_MAX / 100).is_some() {}
+        while work.pay(1).is_some() {}
+        assert_eq!(two.add(&two, &mut work), None);
+        assert_eq!(two.power(&two, &mut work), None);
+        assert_eq!(two.factorial(&mut work), None);
+    }
+}
