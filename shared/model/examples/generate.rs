@@ -77,8 +77,6 @@ fn main() -> Result<()> {
     let mut report = generate(&arguments, &mut loaded, &prompt_ids)?;
     report.load_ms = load_ms;
     report.weight_bytes = loaded.model.shape().weight_bytes;
-    report.resident_bytes = resident_bytes("VmRSS:");
-    report.resident_own_bytes = resident_bytes("RssAnon:");
     report.prompt_ids = prompt_ids;
     print(&arguments, &report)
 }
@@ -126,6 +124,8 @@ fn generate(arguments: &Arguments, loaded: &mut LoadedModel, prompt_ids: &[u32])
     }
     report.text.push_str(&stream.finish());
     report.kv_bytes = cache.bytes();
+    report.resident_bytes = resident_bytes("VmRSS:");
+    report.resident_own_bytes = resident_bytes("RssAnon:");
     report.decode_tokens_per_s = rate(report.ids.len().saturating_sub(1), decode);
     Ok(report)
 }
