@@ -82,7 +82,7 @@ pub enum SettingsError {
         reason: String,
     },
     /// A key that no setting has.
-    #[error("unknown setting `{key}` {origin}{}", advice(nearest.as_deref()))]
+    #[error("unknown setting `{key}` {origin}{}", advice(nearest.as_deref(), variable.as_deref()))]
     UnknownKey {
         /// The full key, parts joined by dots.
         key: String,
@@ -90,6 +90,8 @@ pub enum SettingsError {
         origin: Origin,
         /// The known key most like it.
         nearest: Option<String>,
+        /// The variable of that key, where a variable set the unknown one.
+        variable: Option<String>,
     },
     /// A value that the key cannot take.
     #[error("the setting `{key}` {origin} is wrong: {reason}")]
@@ -123,10 +125,11 @@ pub enum SettingsError {
     },
 }
 
-fn advice(nearest: Option<&str>) -> String {
-    match nearest {
-        Some(known) => format!(": did you mean `{known}`?"),
-        None => ": remove it, or look at the settings in --help".to_owned(),
+fn advice(nearest: Option<&str>, variable: Option<&str>) -> String {
+    match (nearest, variable) {
+        (Some(known), Some(variable)) => format!(": did you mean `{known}`, set by {variable}?"),
+        (Some(known), None) => format!(": did you mean `{known}`?"),
+        (None, _) => ": remove it, or look at the settings in --help".to_owned(),
     }
 }
 
@@ -258,15 +261,7 @@ impl Layers {
         let mut path = error.path;
         match error.kind {
             // Here alone the path already ends with the key.
-            Kind::UnknownField(key, known) => SettingsError::UnknownKey {
-                origin: self.origin(&path),
-                key: path.join("."),
-                nearest: nearest(&key, known).map(|near| {
-                    path.pop();
-                    path.push(near.to_owned());
-                    path.join(".")
-                }),
-            },
+            Kind::UnknownField(key, known) => self.unknown_key(&path, &key, known),
             Kind::MissingField(key) => {
                 path.push(key.into_owned());
                 SettingsError::Missing { key: path.join("."), variable: self.variable(&path) }
@@ -276,6 +271,23 @@ impl Layers {
                 origin: self.origin(&path),
                 reason: plain(&kind),
             },
+        }
+    }
+
+    fn unknown_key(&self, path: &[String], key: &str, known: &[&str]) -> SettingsError {
+        let origin = self.origin(path);
+        let is_variable = matches!(origin, Origin::Variable(_));
+        let inside = if is_variable { key_inside(key, known) } else { None };
+        let near = inside.or_else(|| nearest(key, known).map(|near| vec![near.to_owned()]));
+        let near = near.map(|near| {
+            let outer = path.iter().take(path.len().saturating_sub(1)).cloned();
+            outer.chain(near).collect::<Vec<_>>()
+        });
+        SettingsError::UnknownKey {
+            origin,
+            key: path.join("."),
+            variable: near.as_ref().filter(|_| is_variable).map(|near| self.variable(near)),
+            nearest: near.map(|near| near.join(".")),
         }
     }
 
@@ -314,6 +326,15 @@ fn holds(dict: &Dict, path: &[String]) -> bool {
             None => false,
         },
     }
+}
+
+/// The nested key that was meant where a variable joins its parts by one underscore.
+fn key_inside(key: &str, known: &[&str]) -> Option<Vec<String>> {
+    let tables = known.iter().filter_map(|table| {
+        let inner = key.strip_prefix(table)?.strip_prefix('_')?;
+        Some(vec![(*table).to_owned(), inner.to_owned()])
+    });
+    tables.filter(|parts| !parts[1].is_empty()).max_by_key(|parts| parts[0].len())
 }
 
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -455,6 +476,11 @@ mod tests {
                 "",
                 Some(("SAMPLE_MODEL__PATHS", "x")),
                 ["`model.paths` in the environment variable SAMPLE_MODEL__P", "`model.path`"],
+            ),
+            (
+                "",
+                Some(("SAMPLE_MODEL_CONTEXT_TOKENS", "1")),
+                ["`model.context_tokens`", "set by SAMPLE_MODEL__CONTEXT_TOKENS?"],
             ),
         ] {
             check(file, variable, &Flags::default(), parts);
