@@ -56,6 +56,8 @@ pub struct EdgeSettings {
     pub budget: BudgetSettings,
     /// How tokens are drawn, by the SLM and by the LLM.
     pub sampling: SamplingSettings,
+    /// How a conversation is put into the model's chat template.
+    pub prompt: PromptSettings,
     /// The seed of every answer; without one each answer gets a fresh one and reports it.
     pub seed: Option<u64>,
     /// What the LLM's end of text means.
@@ -88,6 +90,7 @@ impl Default for EdgeSettings {
             policy: PolicySettings::default(),
             budget: BudgetSettings::default(),
             sampling: SamplingSettings::default(),
+            prompt: PromptSettings::default(),
             seed: None,
             on_cloud_end: CloudEnd::Finish,
             cool_down_tokens: 64,
@@ -185,6 +188,14 @@ impl Default for SamplingSettings {
     fn default() -> Self {
         Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 }
     }
+}
+
+/// How a conversation is put into the model's chat template.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptSettings {
+    /// Whether a model that can think before it answers shall; absent is as its template has it.
+    pub thinking: Option<bool>,
 }
 
 /// What the LLM's end of text means.
@@ -306,7 +317,11 @@ impl EdgeSettings {
     /// The first key that cannot be used.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.model.as_os_str().is_empty() {
-            return refuse("model", "no model is named", "give the path of a GGUF file (--model)");
+            return refuse(
+                "model",
+                "no model is named",
+                "give the path of a GGUF file or of a model's folder (--model)",
+            );
         }
         self.check_device()?;
         self.check_policy()?;

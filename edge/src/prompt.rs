@@ -3,7 +3,9 @@
 //! views nor clouds.
 
 use relay::conversation::Part;
-use relay_model::{ChatTemplate, ChatText, Message, ModelError, RenderedChat, Tokenizer};
+use relay_model::{
+    ChatOptions, ChatTemplate, ChatText, Message, ModelError, RenderedChat, Tokenizer,
+};
 
 /// The role under which a template knows the answers.
 const ASSISTANT: &str = "assistant";
@@ -35,7 +37,7 @@ impl Dialogue {
 
     /// Takes back a question that got no answer.
     pub(crate) fn withdraw(&mut self) {
-        if self.messages.last().is_some_and(|message| message.role == USER) {
+        if self.messages.last().is_some_and(|message| message.role() == USER) {
             self.messages.pop();
         }
     }
@@ -44,8 +46,9 @@ impl Dialogue {
         &self,
         template: &ChatTemplate,
         tokenizer: &Tokenizer,
+        options: &ChatOptions,
     ) -> Result<Rendered, ModelError> {
-        Ok(Rendered { chat: template.render_pieces(tokenizer, &self.messages)? })
+        Ok(Rendered { chat: template.render_pieces(tokenizer, &self.messages, options)? })
     }
 }
 
@@ -94,7 +97,7 @@ mod tests {
 
     fn render(dialogue: &Dialogue) -> Rendered {
         let template = ChatTemplate::new(TEMPLATE, "", "").unwrap();
-        dialogue.render(&template, &tokenizer()).unwrap()
+        dialogue.render(&template, &tokenizer(), &ChatOptions::default()).unwrap()
     }
 
     #[test]
@@ -127,7 +130,7 @@ mod tests {
         let private: String = ('\u{E000}'..='\u{F8FF}').chain('\u{F0000}'..='\u{FFFFD}').collect();
         dialogue.ask(&format!("<|im_end|>{private}"));
         let template = ChatTemplate::new(TEMPLATE, "", "").unwrap();
-        assert!(dialogue.render(&template, &tokenizer()).is_err());
+        assert!(dialogue.render(&template, &tokenizer(), &ChatOptions::default()).is_err());
     }
 
     #[test]

@@ -14,7 +14,8 @@ use relay::event::{Event, Start};
 use relay::ids::SessionId;
 use relay::machine::{Machine, MachineSettings};
 use relay_chassis::shutdown::Shutdown;
-use relay_model::{ChatTemplate, LoadedModel, Tokenizer};
+use relay_model::{ChatOptions, ChatTemplate, LoadedModel, Tokenizer};
+use time::PrimitiveDateTime;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::EdgeSettings;
@@ -53,6 +54,7 @@ pub struct Session {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     dialogue: Dialogue,
+    chat_options: ChatOptions,
     conversation: Conversation,
     line: Line,
     metrics: Metrics,
@@ -79,6 +81,7 @@ impl Session {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(EdgeError::Randomness)?;
         let decoder = Decoder::spawn(model.model, Arc::clone(&tokenizer), slm_sampling(&sampling))?;
+        let thinking = settings.prompt.thinking;
         Ok(Self {
             settings,
             sampling,
@@ -86,10 +89,19 @@ impl Session {
             tokenizer,
             template: model.chat_template,
             dialogue: Dialogue::default(),
+            chat_options: ChatOptions { thinking, ..ChatOptions::default() },
             conversation: Conversation::new(),
             line: Line::new(uplink, SessionId::new(id)),
             metrics,
         })
+    }
+
+    /// The same at this moment, for templates that tell the date. It stays the same to the end of
+    /// the conversation: another date would change the prompt of all that was said.
+    #[must_use]
+    pub fn begun_at(mut self, now: PrimitiveDateTime) -> Self {
+        self.chat_options.now = Some(now);
+        self
     }
 
     /// Answers, and shows the text as it comes. A cloud that fails costs time, never the answer;
@@ -130,7 +142,7 @@ impl Session {
             Question::Chat(text) => {
                 let template = self.template.as_ref().ok_or(EdgeError::NoTemplate)?;
                 self.dialogue.ask(text);
-                let rendered = self.dialogue.render(template, &self.tokenizer);
+                let rendered = self.dialogue.render(template, &self.tokenizer, &self.chat_options);
                 if rendered.is_err() {
                     self.dialogue.withdraw();
                 }

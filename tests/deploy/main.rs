@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use relay_chassis::settings::load_from;
 use relay_cloud::CloudSettings;
-use relay_edge::config::EdgeSettings;
+use relay_edge::config::{EdgeSettings, PromptSettings};
 
 fn sample(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config").join(name)
@@ -78,6 +78,7 @@ fn the_edges_sample_gives_every_key_and_its_default() {
         seed: Some(1),
         warm_sync_tokens: Some(1),
         probes_listen: Some(([127, 0, 0, 1], 1).into()),
+        prompt: PromptSettings { thinking: Some(true) },
         ..loaded.clone()
     };
     let text = std::fs::read_to_string(path).unwrap();

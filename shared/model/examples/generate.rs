@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use relay_model::{
-    AddedTokens, Detokenizer, DeviceChoice, DevicePrecision, LoadOptions, LoadedModel,
+    AddedTokens, ChatOptions, Detokenizer, DeviceChoice, DevicePrecision, LoadOptions, LoadedModel,
     LogitsWanted, Message, Row, Sampling, TokenMask, load, sample, top_log_probabilities,
 };
 use serde::Serialize;
@@ -85,7 +85,11 @@ fn prompt_ids(arguments: &Arguments, loaded: &LoadedModel) -> Result<Vec<u32>> {
     if let Some(text) = &arguments.chat {
         let template = loaded.chat_template.as_ref();
         let template = template.context("the model has no chat template; use --prompt")?;
-        return Ok(template.encode_chat(&loaded.tokenizer, &[Message::new("user", text)])?);
+        return Ok(template.encode_chat(
+            &loaded.tokenizer,
+            &[Message::new("user", text)],
+            &ChatOptions::default(),
+        )?);
     }
     let prompt = arguments.prompt.as_deref().unwrap_or_default();
     let prompt = loaded.tokenizer.with_bos(prompt);

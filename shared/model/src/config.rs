@@ -31,6 +31,15 @@ pub(crate) enum Family {
 }
 
 impl Family {
+    /// The name that both file forms give it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+
     /// By the name that both file forms give it.
     fn named(name: &str) -> Option<Self> {
         match name {

@@ -9,9 +9,9 @@ use crate::device::{DeviceChoice, DevicePlace, DevicePrecision, DeviceTransforme
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
 use crate::hugging_face::ModelFolder;
-use crate::json_file::JsonFile;
 use crate::language_model::LanguageModel;
-use crate::tensors::TensorSource;
+use crate::model_card::{CardParts, ModelCard};
+use crate::tensors::{TensorSource, refuse_unknown_tensors};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
 
@@ -66,8 +66,7 @@ pub struct ModelIdentity {
 /// [`ModelError::Device`] if the device is not there or the weights do not fit on it.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
     let place = DevicePlace::open(options.device, options.device_precision)?;
-    let Opened { source, config, tokenizer, chat_template, name } =
-        if path.is_dir() { open_folder(path)? } else { open_file(path)? };
+    let Opened { source, config, tokenizer, chat_template, name, .. } = open(path)?;
     let model: Box<dyn LanguageModel> = match place {
         None => Box::new(Transformer::read(&*source, config)?),
         Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),
@@ -78,8 +77,35 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelErro
     Ok(LoadedModel { model, tokenizer, chat_template, identity })
 }
 
+/// Says what a model is, without reading its weights. The fingerprint leaves out
+/// [`LoadOptions::plain_texts`].
+///
+/// # Errors
+/// As [`load`], but for damage inside of the weights.
+pub fn inspect(path: &Path, options: &LoadOptions) -> Result<ModelCard, ModelError> {
+    let opened = open(path)?;
+    refuse_unknown_tensors(&*opened.source, &opened.config)?;
+    let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
+    let parts = CardParts {
+        name: opened.name,
+        form: opened.form,
+        config: &opened.config,
+        tokenizer: &opened.tokenizer,
+        plain_texts: &plain_texts,
+        chat_template: opened.chat_template.as_ref(),
+        tensors: opened.source.views(),
+        hash: opened.source.identity_hash(),
+    };
+    Ok(parts.into_card())
+}
+
+fn open(path: &Path) -> Result<Opened, ModelError> {
+    if path.is_dir() { open_folder(path) } else { open_file(path) }
+}
+
 /// What both file forms bring, weights not read yet.
 struct Opened {
+    form: &'static str,
     source: Box<dyn TensorSource>,
     config: ModelConfig,
     tokenizer: Tokenizer,
@@ -95,11 +121,10 @@ fn open_file(path: &Path) -> Result<Opened, ModelError> {
     let file = GgufFile::open(path)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
     let config = ModelConfig::from_gguf(&file, embedding_rows(&file, &tokenizer)?)?;
-    let source = file.text("tokenizer.chat_template");
-    let chat_template = source.map(|source| template(source, &tokenizer)).transpose()?;
+    let chat_template = ChatTemplate::from_gguf(&file, &tokenizer)?;
     let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = file.text("general.name").map_or_else(stem, str::to_owned);
-    Ok(Opened { source: Box::new(file), config, tokenizer, chat_template, name })
+    Ok(Opened { form: "gguf", source: Box::new(file), config, tokenizer, chat_template, name })
 }
 
 /// Embeddings often have more rows than there are tokens, never fewer.
@@ -127,26 +152,13 @@ fn open_folder(path: &Path) -> Result<Opened, ModelError> {
         let what = format!("the tokenizer has {tokens} tokens, but the embedding {rows} rows");
         return Err(folder.bad(what, "bring the tokenizer that belongs to these weights"));
     }
-    let chat_template = read_folder_template(path, &tokenizer)?;
+    let chat_template = ChatTemplate::from_folder(path, &tokenizer)?;
     let name = std::path::absolute(path).unwrap_or_default();
     let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Opened { source: Box::new(folder), config, tokenizer, chat_template, name })
+    Ok(Opened { form: "folder", source: Box::new(folder), config, tokenizer, chat_template, name })
 }
 
 fn is_part_of_a_folder(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default();
     path.is_file() && ["json", "safetensors"].iter().any(|part| extension == *part)
-}
-
-fn template(source: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate, ModelError> {
-    ChatTemplate::new(source, &tokenizer.bos_text(), &tokenizer.eos_text())
-}
-
-fn read_folder_template(
-    folder: &Path,
-    tokenizer: &Tokenizer,
-) -> Result<Option<ChatTemplate>, ModelError> {
-    let config = JsonFile::read_if_there(&folder.join("tokenizer_config.json"))?;
-    let source = config.as_ref().and_then(|config| config.text("chat_template"));
-    source.map(|source| template(source, tokenizer)).transpose()
 }

@@ -151,14 +151,19 @@ pub(crate) trait TensorSource {
     /// A vector as values, with the same errors.
     fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError>;
 
+    /// All tensors as they are stored, in no particular order.
+    fn views(&self) -> Vec<TensorView<'_>>;
+
     /// What tells these tensors from others, see [`identity_hash`].
-    fn identity_hash(&self) -> [u8; 8];
+    fn identity_hash(&self) -> [u8; 8] {
+        identity_hash(self.views())
+    }
 
     /// An error that names the file.
     fn bad(&self, what: String, advice: &'static str) -> ModelError;
 }
 
-/// A tensor as its identity sees it.
+/// A tensor as it is stored.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TensorView<'a> {
     pub(crate) name: &'a str,
@@ -169,7 +174,7 @@ pub(crate) struct TensorView<'a> {
 
 /// 8 bytes of BLAKE3 over names, types, shapes and a fixed sample of the bytes of all tensors, by
 /// name. The same weights in another form are not the same: they may round differently.
-pub(crate) fn identity_hash(mut tensors: Vec<TensorView<'_>>) -> [u8; 8] {
+fn identity_hash(mut tensors: Vec<TensorView<'_>>) -> [u8; 8] {
     tensors.sort_unstable_by_key(|tensor| tensor.name);
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"relay.v1.model");

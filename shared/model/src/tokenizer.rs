@@ -260,6 +260,11 @@ impl Tokenizer {
         ids.filter(|&id| self.kind(id) == TokenKind::Placeholder)
     }
 
+    /// How text is cut before the merges, by the name that GGUF files have for it.
+    pub fn pre_tokenizer(&self) -> &'static str {
+        self.vocabulary.cutter.rule().name()
+    }
+
     /// One more than the highest id. A model may have more: see [`Tokenizer::placeholder_ids`].
     pub fn vocabulary_tokens(&self) -> usize {
         self.vocabulary.kinds.len()

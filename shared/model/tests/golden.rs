@@ -11,8 +11,9 @@
 use std::path::PathBuf;
 
 use relay_model::{
-    AddedTokens, KvCache, LanguageModel, LoadOptions, LoadedModel, Logits, LogitsWanted, Message,
-    NoiseKey, Role, Row, Sampling, TokenMask, load, sample, top_log_probabilities,
+    AddedTokens, ChatOptions, KvCache, LanguageModel, LoadOptions, LoadedModel, Logits,
+    LogitsWanted, Message, NoiseKey, Role, Row, Sampling, TokenMask, load, sample,
+    top_log_probabilities,
 };
 use serde::Deserialize;
 
@@ -96,7 +97,9 @@ fn the_chat_template_gives_the_recorded_prompt() {
     let Some(loaded) = load_real_model() else { return };
     let template = loaded.chat_template.unwrap();
     let question = "What is 12 times 7? Think step by step.";
-    let ids = template.encode_chat(&loaded.tokenizer, &[Message::new("user", question)]).unwrap();
+    let ids = template
+        .encode_chat(&loaded.tokenizer, &[Message::new("user", question)], &ChatOptions::default())
+        .unwrap();
     assert_eq!(ids, recording().cases[0].prompt_ids);
 }
 

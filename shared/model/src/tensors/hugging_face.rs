@@ -1,6 +1,6 @@
 //! Tensors of a Hugging Face folder.
 
-use super::{Naming, TensorRole, TensorSource, TensorView, identity_hash};
+use super::{Naming, TensorRole, TensorSource, TensorView};
 use crate::error::ModelError;
 use crate::hugging_face::ModelFolder;
 use crate::weights::Matrix;
@@ -38,14 +38,14 @@ impl TensorSource for ModelFolder {
         Ok(self.view(role, &[len])?.values())
     }
 
-    fn identity_hash(&self) -> [u8; 8] {
+    fn views(&self) -> Vec<TensorView<'_>> {
         let views = self.tensors().map(|(name, tensor)| TensorView {
             name,
             format: tensor.format,
             shape: &tensor.shape,
             bytes: &tensor.bytes,
         });
-        identity_hash(views.collect())
+        views.collect()
     }
 
     fn bad(&self, what: String, advice: &'static str) -> ModelError {

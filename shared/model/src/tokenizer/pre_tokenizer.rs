@@ -34,6 +34,16 @@ pub(super) const LLAMA3_PUBLISHED: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\
 const GIVE_BACK: &str = r"\s+(?!\S)|";
 
 impl PreTokenizer {
+    /// The name that GGUF files have for it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "gpt-2",
+            Self::SmolLm => "smollm",
+            Self::Qwen2 => "qwen2",
+            Self::Llama3 => "llama-bpe",
+        }
+    }
+
     fn published(self) -> &'static str {
         match self {
             Self::Gpt2 | Self::SmolLm => GPT2_PUBLISHED,
@@ -56,6 +66,10 @@ impl Cutter {
         let expression =
             expression.map_err(|error| ModelError::Tokenizer { what: error.to_string() })?;
         Ok(Self { rule, expression })
+    }
+
+    pub(super) fn rule(&self) -> PreTokenizer {
+        self.rule
     }
 
     /// Calls `each` with the pieces, left to right. Together they are the text.

@@ -1,7 +1,7 @@
 //! What comes out: transformers' logits, from whatever form the weights are in.
 
 use candle_core::quantized::GgmlDType;
-use relay_model::{AddedTokens, LanguageModel, Message};
+use relay_model::{AddedTokens, ChatOptions, LanguageModel, Message};
 use serde_json::{Value, json};
 
 use crate::case::{Case, all_at_once, case, vectors};
@@ -132,7 +132,7 @@ fn both_file_forms_bring_one_vocabulary_and_template() {
     let said = [Message::new("user", "hi")];
     let templates = [&folder, &gguf].map(|model| {
         let template = model.chat_template.as_ref().unwrap();
-        template.encode_chat(&model.tokenizer, &said).unwrap()
+        template.encode_chat(&model.tokenizer, &said, &ChatOptions::default()).unwrap()
     });
     assert_eq!(templates[0], templates[1]);
     assert_eq!(folder.model.shape().vocabulary_tokens, gguf.model.shape().vocabulary_tokens);

@@ -1,0 +1,171 @@
+//! The template engine, set up as transformers sets up its own: what published templates may use.
+//! Knows nothing of messages.
+
+use std::borrow::Cow;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::StringInput;
+use minijinja::{Environment, Error, ErrorKind, Value};
+use time::PrimitiveDateTime;
+use time::format_description::parse_strftime_owned;
+
+use super::{python_json, python_text};
+use crate::error::ModelError;
+
+/// The variable that holds what marks control texts; no template can name it.
+pub(super) const MARKER: &str = "control text marker";
+
+mod limits {
+    /// Steps of the template engine; an honest template takes a few hundred per message.
+    pub(super) const TEMPLATE_FUEL: u64 = 50_000_000;
+}
+
+/// An engine without templates.
+pub(super) fn new_environment() -> Result<Environment<'static>, ModelError> {
+    let mut environment = Environment::new();
+    environment.set_syntax(published_syntax()?);
+    environment.set_fuel(Some(limits::TEMPLATE_FUEL));
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_filter("tojson", python_json::to_json);
+    environment.add_filter("trim", |text: StringInput<'_>, chars: Option<Cow<'_, str>>| {
+        python_text::trim(text.as_str(), chars.as_deref())
+    });
+    environment.set_unknown_method_callback(python_text::call_method);
+    Ok(environment)
+}
+
+/// Adds a template.
+pub(super) fn add_template(
+    environment: &mut Environment<'static>,
+    name: &'static str,
+    source: &str,
+) -> Result<(), ModelError> {
+    let source = without_generation_tags(source);
+    environment.add_template_owned(name, source).map_err(|error| template_fault(&error))
+}
+
+/// The function `strftime_now(format)`, for this moment.
+pub(super) fn clock(now: PrimitiveDateTime) -> Value {
+    Value::from_function(move |format: &str| -> Result<String, Error> {
+        let fault = |what: String| Error::new(ErrorKind::InvalidOperation, what);
+        let description = parse_strftime_owned(format)
+            .map_err(|error| fault(format!("the time format {format:?} is not known: {error}")))?;
+        now.format(&description)
+            .map_err(|error| fault(format!("no time in the format {format:?}: {error}")))
+    })
+}
+
+/// An error of the engine with what it says about its cause.
+pub(super) fn template_fault(error: &Error) -> ModelError {
+    ModelError::Template { what: error.to_string() }
+}
+
+/// Templates are published for an engine with these two switched on.
+fn published_syntax() -> Result<SyntaxConfig, ModelError> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    syntax.map_err(|error| template_fault(&error))
+}
+
+fn raise_exception(message: String) -> Result<String, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// `{% generation %}` marks an answer for training and is rendered as what it holds, with variables
+/// of its own: the engine's `with` does the same.
+fn without_generation_tags(source: &str) -> String {
+    let mut changed = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find('{') {
+        let (before, tail) = rest.split_at(start);
+        changed.push_str(before);
+        let tag_bytes = tag_bytes(tail);
+        let (tag, after) = tail.split_at(tag_bytes);
+        changed.push_str(&match tag_name(tag) {
+            Some(name @ ("generation" | "endgeneration")) => {
+                tag.replacen(name, &name.replace("generation", "with"), 1)
+            }
+            _ => tag.to_owned(),
+        });
+        rest = after;
+    }
+    changed + rest
+}
+
+/// Bytes of the tag, expression or comment at the start of a text; one where there is none.
+fn tag_bytes(text: &str) -> usize {
+    let close = match text.as_bytes().get(1) {
+        Some(b'%') => "%}",
+        Some(b'{') => "}}",
+        Some(b'#') => return text.find("#}").map_or(1, |end| end + 2),
+        _ => return 1,
+    };
+    let mut quote = None;
+    for (at, char) in text.char_indices().skip(2) {
+        match quote {
+            Some((open, is_escaped)) if is_escaped || char != open => {
+                quote = Some((open, char == '\\' && !is_escaped));
+            }
+            Some(_) => quote = None,
+            None if text[at..].starts_with(close) => return at + close.len(),
+            None if matches!(char, '"' | '\'') => quote = Some((char, false)),
+            None => {}
+        }
+    }
+    1
+}
+
+fn tag_name(tag: &str) -> Option<&str> {
+    let inner = tag.strip_prefix("{%")?.strip_suffix("%}")?;
+    Some(inner.trim_matches(|char: char| char.is_whitespace() || matches!(char, '-' | '+')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use minijinja::context;
+    use time::macros::datetime;
+
+    fn render(source: &str) -> Result<String, ModelError> {
+        let mut environment = new_environment()?;
+        add_template(&mut environment, "test", source)?;
+        let template = environment.get_template("test").unwrap();
+        let now = clock(datetime!(2024-07-06 08:09:05));
+        template.render(context! { strftime_now => now }).map_err(|error| template_fault(&error))
+    }
+
+    #[test]
+    fn generation_tags_are_rendered_as_what_they_hold() {
+        for (source, rendered) in [
+            ("a\n  {% generation %}\nb\n  {% endgeneration %}\nc", "a\nb\nc"),
+            ("a {%- generation -%} b {%+ endgeneration +%} c", "ab  c"),
+            ("{{ '{% generation %}' }}", "{% generation %}"),
+            ("{# {% generation %} #}a{ {% if '%}' %}b{% endif %}", "a{ b"),
+            ("{% set x = 1 %}{% generation %}{% set x = 2 %}{% endgeneration %}{{ x }}", "1"),
+            ("{{ 'it\\'s {% generation %}' }}", "it's {% generation %}"),
+        ] {
+            assert_eq!(render(source).unwrap(), rendered, "{source}");
+        }
+    }
+
+    #[test]
+    fn the_time_is_told_as_by_strftime() {
+        for (format, told) in [
+            ("%d %b %Y", "06 Jul 2024"),
+            ("%Y-%m-%d %H:%M:%S", "2024-07-06 08:09:05"),
+            ("%B %-d, %Y", "July 6, 2024"),
+            ("%A %a %j %I %p %y %%", "Saturday Sat 188 08 AM 24 %"),
+        ] {
+            let source = format!("{{{{ strftime_now('{format}') }}}}");
+            assert_eq!(render(&source).unwrap(), told, "{format}");
+        }
+        let error = render("{{ strftime_now('%Q') }}").unwrap_err();
+        assert!(error.to_string().contains("\"%Q\""), "{error}");
+    }
+
+    #[test]
+    fn a_template_without_end_is_stopped() {
+        let endless =
+            "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
+        assert!(render(endless).is_err());
+    }
+}

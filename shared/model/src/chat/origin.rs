@@ -1,0 +1,164 @@
+//! Where a model's chat template stands: in a GGUF file's metadata, or in one of the files of a
+//! folder. Of named variants the one for tools is taken along; others are for purposes not served
+//! here.
+//!
+//! Names: the metadata keys of llama.cpp's converter, and the files that transformers writes.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::ChatTemplate;
+use crate::error::ModelError;
+use crate::gguf::GgufFile;
+use crate::json_file::JsonFile;
+use crate::tokenizer::Tokenizer;
+
+mod limits {
+    /// Bytes of a template's own file; the longest published ones have some twenty thousand.
+    pub(super) const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
+}
+
+const GGUF_KEY: &str = "tokenizer.chat_template";
+const OWN_FILE: &str = "chat_template.jinja";
+const TOOL_FILE: &str = "additional_chat_templates/tool_use.jinja";
+/// The JSON files that may hold a template, the first before the second.
+const JSON_FILES: [&str; 2] = ["chat_template.json", "tokenizer_config.json"];
+const JSON_KEY: &str = "chat_template";
+/// Names of variants.
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
+
+/// Templates before they are compiled.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sources {
+    default: Option<String>,
+    tool_use: Option<String>,
+}
+
+impl ChatTemplate {
+    /// The template of a GGUF file, if there is one.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] if it cannot be compiled.
+    pub(crate) fn from_gguf(
+        file: &GgufFile,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Self>, ModelError> {
+        let text = |key: &str| file.text(key).map(str::to_owned);
+        let tool_use = text(&format!("{GGUF_KEY}.{TOOL_USE}"));
+        Sources { default: text(GGUF_KEY), tool_use }.compile(tokenizer)
+    }
+
+    /// The template of a folder, if there is one.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] or [`ModelError::BadFile`] if a file that could hold it cannot be read,
+    /// [`ModelError::Template`] if it cannot be compiled.
+    pub(crate) fn from_folder(
+        folder: &Path,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Self>, ModelError> {
+        Sources::read(folder)?.compile(tokenizer)
+    }
+}
+
+impl Sources {
+    fn read(folder: &Path) -> Result<Self, ModelError> {
+        if let Some(default) = read_text(&folder.join(OWN_FILE))? {
+            let tool_use = read_text(&folder.join(TOOL_FILE))?;
+            return Ok(Self { default: Some(default), tool_use });
+        }
+        for name in JSON_FILES {
+            let file = JsonFile::read_if_there(&folder.join(name))?;
+            if let Some(value) = file.as_ref().and_then(|file| file.value(JSON_KEY)) {
+                return Ok(Self::from_json(value));
+            }
+        }
+        Ok(Self::default())
+    }
+
+    /// A text, or a list of variants with their names.
+    fn from_json(value: &Value) -> Self {
+        let variant = |wanted: &str| {
+            let mut variants = value.as_array()?.iter();
+            let found = variants.find(|variant| variant["name"] == wanted)?;
+            found["template"].as_str().map(str::to_owned)
+        };
+        let text = value.as_str().map(str::to_owned);
+        Self { default: text.or_else(|| variant(DEFAULT)), tool_use: variant(TOOL_USE) }
+    }
+
+    fn compile(self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>, ModelError> {
+        let Some(default) = self.default else {
+            return Ok(None);
+        };
+        let template = ChatTemplate::new(&default, &tokenizer.bos_text(), &tokenizer.eos_text())?;
+        match self.tool_use {
+            Some(source) => template.with_tool_use(&source).map(Some),
+            None => Ok(Some(template)),
+        }
+    }
+}
+
+/// What a text file holds; `None` if there is none.
+fn read_text(path: &Path) -> Result<Option<String>, ModelError> {
+    let mut text = String::new();
+    let read = File::open(path)
+        .and_then(|file| file.take(limits::TEMPLATE_BYTES_MAX + 1).read_to_string(&mut text));
+    match read {
+        Ok(bytes) if bytes as u64 > limits::TEMPLATE_BYTES_MAX => {
+            let what = format!("more than {} bytes of template", limits::TEMPLATE_BYTES_MAX);
+            Err(ModelError::bad_file(path, what, "bring the file again"))
+        }
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ModelError::Io { path: path.to_owned(), action: "read", source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(files: &[(&str, &str)]) -> Sources {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        Sources::read(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn a_folder_may_hold_its_template_in_several_places() {
+        let config = ("tokenizer_config.json", r#"{"chat_template": "config"}"#);
+        let variants = r#"{"chat_template": [{"name": "rag", "template": "r"},
+            {"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#;
+        let null = ("chat_template.json", r#"{"chat_template": null}"#);
+        for (files, default, tool_use) in [
+            (vec![], None, None),
+            (vec![config], Some("config"), None),
+            (vec![config, null], Some("config"), None),
+            (vec![("tokenizer_config.json", variants)], Some("d"), Some("t")),
+            (vec![config, ("chat_template.json", r#"{"chat_template": "j"}"#)], Some("j"), None),
+            (vec![config, (OWN_FILE, "own")], Some("own"), None),
+            (vec![config, (OWN_FILE, "own"), (TOOL_FILE, "tool")], Some("own"), Some("tool")),
+        ] {
+            let [default, tool_use] = [default, tool_use].map(|text| text.map(str::to_owned));
+            assert_eq!(read(&files), Sources { default, tool_use }, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_without_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = usize::try_from(limits::TEMPLATE_BYTES_MAX).unwrap() + 1;
+        std::fs::write(folder.path().join(OWN_FILE), "x".repeat(bytes)).unwrap();
+        let error = Sources::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(OWN_FILE), "{error}");
+    }
+}
