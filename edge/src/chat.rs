@@ -4,6 +4,7 @@
 use std::io::{self, IsTerminal};
 
 use relay_chassis::shutdown::Shutdown;
+use relay_chassis::telemetry::LogLines;
 use relay_edge::{EdgeError, Question, Session};
 use relay_model::ModelError;
 use tokio::signal::unix::{SignalKind, signal};
@@ -55,6 +56,7 @@ pub(crate) async fn chat(
     session: &mut Session,
     mut lines: Lines,
     mut stops: mpsc::Receiver<Stop>,
+    log: &LogLines,
 ) -> anyhow::Result<bool> {
     let is_terminal = io::stdin().is_terminal();
     let mut is_whole = true;
@@ -79,7 +81,7 @@ pub(crate) async fn chat(
             "" => None,
             "/quit" => return Ok(is_whole),
             question => {
-                let (whole, stop) = answer_line(session, question, &mut stops).await?;
+                let (whole, stop) = answer_line(session, question, &mut stops, log).await?;
                 is_whole = whole;
                 stop
             }
@@ -95,10 +97,11 @@ async fn answer_line(
     session: &mut Session,
     question: &str,
     stops: &mut mpsc::Receiver<Stop>,
+    log: &LogLines,
 ) -> Result<(bool, Option<Stop>), EdgeError> {
     let (cancel, trigger) = Shutdown::manual();
     let mut answering =
-        std::pin::pin!(show_answer(session, Question::Chat(question), &cancel, &trigger));
+        std::pin::pin!(show_answer(session, Question::Chat(question), &cancel, &trigger, log));
     let (answered, stop) = tokio::select! {
         answered = &mut answering => (answered, None),
         Some(stop) = stops.recv() => {
@@ -107,7 +110,7 @@ async fn answer_line(
         }
     };
     match answered {
-        Ok(report) => Ok((!report.is_cancelled(), stop)),
+        Ok(report) => Ok((!report.is_cancelled() && !report.is_empty(), stop)),
         Err(error) if is_of_the_question(&error) => {
             show_note(&format!("error: {error}\n"));
             Ok((false, stop))
@@ -152,6 +155,10 @@ mod tests {
         Session::new(settings, model, Metrics::default()).unwrap()
     }
 
+    fn no_log() -> LogLines {
+        LogLines::new(io::sink())
+    }
+
     fn lines(lines: Vec<Result<String, LineError>>) -> Lines {
         let (sender, receiver) = mpsc::channel(8);
         for line in lines {
@@ -169,7 +176,7 @@ mod tests {
             (vec![Ok("hi".to_owned()), Ok("x".repeat(300))], false),
         ] {
             let (_never, stops) = mpsc::channel(1);
-            let ended = chat(&mut session(4, Duration::ZERO), lines(asked), stops).await;
+            let ended = chat(&mut session(4, Duration::ZERO), lines(asked), stops, &no_log()).await;
             assert_eq!(ended.unwrap(), is_whole);
         }
     }
@@ -180,11 +187,11 @@ mod tests {
         let (signals, mut stops) = mpsc::channel(1);
         signals.try_send(Stop::Answer).unwrap();
         let mut session = session(200, Duration::from_millis(5));
-        let first = answer_line(&mut session, "hi", &mut stops).await.unwrap();
+        let first = answer_line(&mut session, "hi", &mut stops, &no_log()).await.unwrap();
         assert_eq!(first, (false, Some(Stop::Answer)));
         signals.try_send(Stop::Program).unwrap();
         let (line, never_read) = (Ok("hi".to_owned()), Ok("x".to_owned()));
-        let ended = chat(&mut session, lines(vec![line, never_read]), stops).await;
+        let ended = chat(&mut session, lines(vec![line, never_read]), stops, &no_log()).await;
         assert!(ended.is_ok());
     }
 }

@@ -22,6 +22,7 @@ Examples:
   relay-edge ask --model slm.gguf --cloud https://cloud:7433 --policy entropy \\
       --tls-certificate edge.pem --tls-key edge.key --tls-authority ca.pem \"Why is the sky blue?\"
   relay-edge chat --config edge.toml
+  relay-edge model show slm.gguf
 
 Settings come from defaults, then the file of --config (TOML), then variables (RELAY_EDGE_MODEL,
 RELAY_EDGE_POLICY__KIND, ...), then flags; the later wins. Unknown keys are refused.
@@ -34,6 +35,31 @@ pub(crate) enum Command {
     Ask(Ask),
     /// Talk: each line of standard input is a question; /quit or the end of input ends it.
     Chat(Chat),
+    /// Look at model files.
+    #[command(subcommand)]
+    Model(Model),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Model {
+    /// Say what a model is and whether it fits this machine. Its weights are not read.
+    Show(Show),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  relay-edge model show slm.gguf
+  relay-edge model show folder-of-a-model --context 4096 --json")]
+pub(crate) struct Show {
+    /// A GGUF file, or a folder with config.json and safetensors.
+    pub(crate) path: PathBuf,
+    /// Print one JSON object and nothing else.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Tokens of context to make room for. [default: all that the model attends to]
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<usize>,
 }
 
 #[derive(Debug, Args)]
@@ -113,6 +139,9 @@ pub(crate) struct Options {
     /// Tokens of the answer, by both authors. [default: 512]
     #[arg(long, value_name = "N", help_heading = "Answer")]
     max_tokens: Option<u32>,
+    /// Whether a model that can think before it answers shall. [default: as its template has it]
+    #[arg(long, value_name = "BOOL", help_heading = "Answer")]
+    thinking: Option<bool>,
     /// 0 is greedy: the same question gives the same answer. [default: 0]
     #[arg(long, value_name = "T", help_heading = "Answer")]
     temperature: Option<f32>,
@@ -144,6 +173,7 @@ pub(crate) struct Overrides<'a> {
     policy: PolicyOverrides,
     budget: BudgetOverrides,
     sampling: SamplingOverrides,
+    prompt: PromptOverrides,
     seed: Option<u64>,
     on_cloud_end: Option<CloudEnd>,
     uplink: UplinkOverrides,
@@ -178,6 +208,11 @@ struct SamplingOverrides {
     top_k: Option<u32>,
     top_p: Option<f32>,
     min_p: Option<f32>,
+}
+
+#[derive(Debug, Serialize)]
+struct PromptOverrides {
+    thinking: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -217,6 +252,7 @@ impl Options {
                 top_p: self.top_p,
                 min_p: self.min_p,
             },
+            prompt: PromptOverrides { thinking: self.thinking },
             seed: self.seed,
             on_cloud_end: self.on_cloud_end,
             uplink: UplinkOverrides { call_budget_ms: self.call_budget_ms },
@@ -252,7 +288,7 @@ mod tests {
              --tls-key k --tls-authority a --call-budget-ms 5 --policy entropy \
              --entropy-threshold 1.5 --call-tokens 7 --probability 0.25 --period 9 --calls-max 3 \
              --on-cloud-end resume --max-tokens 99 --temperature 0.5 --top-k 4 --top-p 0.75 \
-             --min-p 0.125 --seed 18446744073709551615 --log debug",
+             --min-p 0.125 --thinking false --seed 18446744073709551615 --log debug",
         );
         let mut expected = EdgeSettings {
             model: "m.gguf".into(),
@@ -279,6 +315,7 @@ mod tests {
         expected.sampling.top_k = 4;
         expected.sampling.top_p = 0.75;
         expected.sampling.min_p = 0.125;
+        expected.prompt.thinking = Some(false);
         expected.uplink.call_budget_ms = 5;
         expected.log.filter = "debug".into();
         assert_eq!(set, expected);

@@ -40,6 +40,12 @@ pub enum EdgeError {
          prompt itself"
     )]
     NoTemplate,
+    /// The answer has nowhere to go.
+    #[error(
+        "the answer cannot be written to standard output ({0}): free the disk, or keep open what \
+         reads it"
+    )]
+    Output(std::io::Error),
     /// The system gave no random bytes.
     #[error("no random bytes from the system ({0}): give a seed and try again")]
     Randomness(getrandom::Error),

@@ -4,10 +4,14 @@
 mod chat;
 mod command_line;
 mod lines;
+mod memory;
+mod model_show;
 mod printer;
 
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,42 +21,47 @@ use prometheus_client::registry::Registry;
 use relay::command::{CLOSE, OPEN};
 use relay_chassis::health::{Health, HealthState};
 use relay_chassis::shutdown::{Shutdown, Trigger};
-use relay_chassis::{listen, probes, settings, telemetry};
+use relay_chassis::telemetry::{LogLines, init_tracing};
+use relay_chassis::{listen, probes, settings};
 use relay_edge::config::ENV_PREFIX;
 use relay_edge::metrics::Metrics;
 use relay_edge::{EdgeError, EdgeSettings, Question, Report, Session};
 use relay_model::{LoadOptions, load};
+use time::{OffsetDateTime, PrimitiveDateTime};
 
 use chat::{chat, stops_on_signals};
-use command_line::{Ask, Chat, Command, CommandLine, Options};
+use command_line::{Ask, Chat, Command, CommandLine, Model, Options};
 use lines::read_lines;
+use model_show::show_model;
 use printer::{Printer, show_note, show_summary};
 
 /// No whole answer.
 const EXIT_FAILED: u8 = 1;
+/// What is said of an answer without a word.
+const NO_ANSWER: &str = "error: the model ended its answer before the first word; ask in other words, \
+                         or give it a temperature and another seed\n";
 /// Wrong usage or settings; clap exits with the same.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let CommandLine { command } = CommandLine::parse();
-    let options = match &command {
-        Command::Ask(ask) => &ask.options,
-        Command::Chat(chat) => &chat.options,
+    let done = match &command {
+        Command::Model(Model::Show(show)) => show_model(show).map(|()| true),
+        Command::Ask(asked) => answer(&asked.options, Some(asked)),
+        Command::Chat(Chat { options }) => answer(options, None),
     };
-    let settings = match prepare(options) {
-        Ok(settings) => settings,
-        Err(error) => return fail(&error, EXIT_USAGE),
-    };
-    match serve(&command, settings) {
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILED),
-        Err(error) => {
-            let is_usage = error.downcast_ref::<EdgeError>().is_some_and(|error| {
-                matches!(error, EdgeError::Config(_) | EdgeError::Tls(_) | EdgeError::EmptyPrompt)
-            });
-            fail(&error, if is_usage { EXIT_USAGE } else { EXIT_FAILED })
-        }
+        Err(error) => fail(&error, if is_usage(&error) { EXIT_USAGE } else { EXIT_FAILED }),
     }
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    let of_edge = |error: &EdgeError| {
+        matches!(error, EdgeError::Config(_) | EdgeError::Tls(_) | EdgeError::EmptyPrompt)
+    };
+    error.is::<WrongSettings>() || error.downcast_ref().is_some_and(of_edge)
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
@@ -71,16 +80,28 @@ fn whole_story(error: &anyhow::Error) -> String {
     story
 }
 
-fn prepare(options: &Options) -> anyhow::Result<EdgeSettings> {
+/// Settings that could not be used: wrong usage.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongSettings(String);
+
+/// Answers one question, or one after the other where none is asked yet. False: there was an answer,
+/// but not a whole one.
+fn answer(options: &Options, asked: Option<&Ask>) -> anyhow::Result<bool> {
+    let prepared = prepare(options).map_err(|error| WrongSettings(whole_story(&error)));
+    let (settings, log) = prepared?;
+    serve(asked, settings, &log)
+}
+
+fn prepare(options: &Options) -> anyhow::Result<(EdgeSettings, LogLines)> {
     let settings: EdgeSettings =
         settings::load(options.config.as_deref(), ENV_PREFIX, &options.overrides())?;
     settings.validate()?;
-    telemetry::init_tracing(&settings.log.filter, settings.log.format)?;
-    Ok(settings)
+    let log = init_tracing(&settings.log.filter, settings.log.format)?;
+    Ok((settings, log))
 }
 
-/// Runs the command. False: there was an answer, but not a whole one.
-fn serve(command: &Command, settings: EdgeSettings) -> anyhow::Result<bool> {
+fn serve(asked: Option<&Ask>, settings: EdgeSettings, log: &LogLines) -> anyhow::Result<bool> {
     // The model has a thread of its own; what is left is one conversation's network traffic.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -91,20 +112,19 @@ fn serve(command: &Command, settings: EdgeSettings) -> anyhow::Result<bool> {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let probes = settings.probes_listen;
+        let path = asked.and_then(|asked| asked.report.as_deref());
+        let report = path.map(ReportFile::create).transpose()?;
         let mut session = open_session(settings, metrics)?;
         if let Some(address) = probes {
             watch(address, registry).await?;
         }
-        let is_whole = match command {
-            Command::Ask(asked) => {
-                let (cancel, trigger) = cancel_on_signals()?;
-                ask(&mut session, asked, &cancel, &trigger).await
-            }
-            Command::Chat(Chat { .. }) => {
-                let lines = read_lines().context("no thread to read standard input")?;
-                let stops = stops_on_signals().context("signals cannot be heard")?;
-                chat(&mut session, lines, stops).await
-            }
+        let is_whole = if let Some(asked) = asked {
+            let (cancel, trigger) = cancel_on_signals()?;
+            ask(&mut session, asked, report, (&cancel, &trigger, log)).await
+        } else {
+            let lines = read_lines().context("no thread to read standard input")?;
+            let stops = stops_on_signals().context("signals cannot be heard")?;
+            chat(&mut session, lines, stops, log).await
         };
         session.close().await;
         is_whole
@@ -143,14 +163,42 @@ fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Sess
         device_precision: settings.device_precision,
     };
     let model = load(&settings.model, &options)?;
-    Ok(Session::new(settings, model, metrics)?)
+    let now = OffsetDateTime::now_utc();
+    let now = PrimitiveDateTime::new(now.date(), now.time());
+    Ok(Session::new(settings, model, metrics)?.begun_at(now))
+}
+
+/// Where the report goes: there before the model is loaded, so that nobody waits for an answer
+/// whose report cannot be written.
+struct ReportFile<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> ReportFile<'a> {
+    fn create(path: &'a Path) -> anyhow::Result<Self> {
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = opened.with_context(|| {
+            format!("the report {} cannot be written; name another file", path.display())
+        })?;
+        Ok(Self { path, file })
+    }
+
+    fn write(mut self, report: &Report) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(report)?;
+        let is_file = self.file.metadata().is_ok_and(|status| status.is_file());
+        let emptied = if is_file { self.file.set_len(0) } else { Ok(()) };
+        emptied
+            .and_then(|()| self.file.write_all(text.as_bytes()))
+            .with_context(|| format!("the report {}", self.path.display()))
+    }
 }
 
 async fn ask(
     session: &mut Session,
     asked: &Ask,
-    cancel: &Shutdown,
-    trigger: &Trigger,
+    file: Option<ReportFile<'_>>,
+    (cancel, trigger, log): (&Shutdown, &Trigger, &LogLines),
 ) -> anyhow::Result<bool> {
     let question = if asked.raw_prompt {
         Question::Raw(&asked.question)
@@ -160,36 +208,42 @@ async fn ask(
     let report = if asked.json {
         let report = session.answer(question, &mut |_, _| {}, cancel).await?;
         let mut out = std::io::stdout().lock();
-        writeln!(out, "{}", serde_json::to_string(&report)?).context("standard output")?;
+        let text = serde_json::to_string(&report)?;
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(EdgeError::Output)?;
+        if report.is_empty() {
+            show_note(NO_ANSWER);
+        }
         report
     } else {
-        show_answer(session, question, cancel, trigger).await?
+        show_answer(session, question, cancel, trigger, log).await?
     };
-    if let Some(path) = &asked.report {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, text).with_context(|| format!("the report {}", path.display()))?;
+    if let Some(file) = file {
+        file.write(&report)?;
     }
-    Ok(!report.is_cancelled())
+    Ok(!report.is_cancelled() && !report.is_empty())
 }
 
-/// Shows an answer as it comes, and its account. A reader that has gone away cancels it.
+/// Shows an answer as it comes, and its account. Where it cannot be shown it is given up.
 async fn show_answer(
     session: &mut Session,
     question: Question<'_>,
     cancel: &Shutdown,
     trigger: &Trigger,
+    log: &LogLines,
 ) -> Result<Report, EdgeError> {
-    let mut printer = Printer::on_stdout();
+    let mut printer = Printer::on_stdout(log);
     let mut show = |author, text: &str| {
-        if printer.show(author, text).is_err() {
+        if !printer.show(author, text) {
             trigger.begin();
         }
     };
     let answered = session.answer(question, &mut show, cancel).await;
-    if printer.end().is_err() {
-        trigger.begin();
-    }
+    let shown = printer.end();
     let report = answered?;
+    shown.map_err(EdgeError::Output)?;
+    if report.is_empty() && !report.is_cancelled() {
+        show_note(NO_ANSWER);
+    }
     show_summary(&report.summary());
     Ok(report)
 }

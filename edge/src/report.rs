@@ -134,19 +134,24 @@ impl Report {
         self.ending == ending_name(Ending::Cancelled)
     }
 
+    /// Whether a reader sees nothing of it.
+    pub fn is_empty(&self) -> bool {
+        self.answer.is_empty()
+    }
+
     /// One line for people.
     pub fn summary(&self) -> String {
         let mut line = format!(
-            "call ratio {:.1} % ({} of {} tokens by the LLM) · {} calls, {} asked · \
-             {} B up, {} B down, {} round trips · {} ms, {} ms of it in the cloud",
+            "call ratio {:.1} % ({} of {} by the LLM) · {}, {} asked · \
+             {} B up, {} B down, {} · {} ms, {} ms of it in the cloud",
             self.call_ratio * 100.0,
             self.llm_tokens,
-            self.total_tokens,
-            self.calls,
+            counted(self.total_tokens, "token"),
+            counted(self.calls, "call"),
             self.requested_tokens,
             self.bytes_up,
             self.bytes_down,
-            self.round_trips,
+            counted(self.round_trips, "round trip"),
             self.wall_ms,
             self.cloud_ms,
         );
@@ -161,6 +166,12 @@ impl Report {
         }
         line
     }
+}
+
+/// So many of something, in words that agree.
+fn counted(count: u32, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{ending}")
 }
 
 impl From<&Leg> for ReportLeg {
@@ -220,6 +231,9 @@ mod tests {
     fn summary_names_the_call_ratio_and_what_went_wrong() {
         let mut report = sample();
         assert!(report.summary().contains("call ratio 25.0 %"), "{}", report.summary());
+        assert!(report.summary().contains(" · 1 call, 4 asked"), "{}", report.summary());
+        assert!(report.summary().contains("(2 of 8 tokens by"), "{}", report.summary());
+        assert!(report.summary().contains(", 2 round trips"), "{}", report.summary());
         assert!(!report.summary().contains("degraded"));
         report.degraded = true;
         assert!(report.summary().contains("degraded"));
