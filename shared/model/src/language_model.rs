@@ -6,7 +6,8 @@ use crate::kv_cache::KvCache;
 /// A decoder-only language model: ids in, logits out, state in the caller's hands.
 ///
 /// An implementation states whether a row's bits depend on how many rows share the step or on how
-/// the prefix was chunked. Those of this crate do not: one row, one result.
+/// the prefix was chunked. On our own kernels they do not: one row, one result. On candle's devices
+/// they may.
 pub trait LanguageModel: Send {
     /// The figures a caller plans with.
     fn shape(&self) -> ModelShape;

@@ -40,6 +40,10 @@ impl ModelConfig {
     }
 }
 
+/// Keys that change the positions which queries and keys are turned by.
+const SCALING_KEYS: [&str; 4] =
+    ["rope.scaling.type", "rope.scaling.factor", "rope.scaling.attn_factor", "rope.scale_linear"];
+
 /// Metadata keys of one architecture, read with their meaning checked.
 struct Keys<'a> {
     file: &'a GgufFile,
@@ -82,10 +86,7 @@ impl Keys<'_> {
     /// What would silently give wrong numbers is refused by name.
     fn refuse_variants(&self, config: &ModelConfig) -> Result<(), ModelError> {
         let refuse = |what: String| Err(self.file.bad(what, UNUSABLE));
-        let scaling = self.file.text(&self.key("rope.scaling.type"));
-        if let Some(scaling) = scaling.filter(|scaling| *scaling != "none") {
-            return refuse(format!("the rotary scaling {scaling} is not supported"));
-        }
+        self.refuse_scaling()?;
         let is = |part: &str, harmless: i128| match self.value(part) {
             None => true,
             Some(value) => matches!(value, Value::Integer(value) if *value == harmless),
@@ -102,6 +103,27 @@ impl Keys<'_> {
             Some(Value::Integer(window)) if *window == 0 || *window >= context => Ok(()),
             Some(_) => refuse("sliding-window attention is not supported".to_owned()),
         }
+    }
+
+    /// A file may scale its positions without naming a type: a factor alone means a linear scaling,
+    /// and older files have a key of their own for it.
+    fn refuse_scaling(&self) -> Result<(), ModelError> {
+        let is_harmless = |part: &str, value: &Value| match value {
+            Value::Text(scaling) => part == "rope.scaling.type" && scaling == "none",
+            Value::Float(factor) => matches!(*factor, 0.0 | 1.0) && part != "rope.scaling.type",
+            Value::Integer(factor) => matches!(factor, 0 | 1) && part != "rope.scaling.type",
+            _ => false,
+        };
+        for part in SCALING_KEYS {
+            let found = self.value(part).filter(|value| !is_harmless(part, value));
+            if let Some(value) = found {
+                let (key, value) = (self.key(part), format!("{value:?}"));
+                let what =
+                    format!("key {key} scales rotary positions ({value}), which is not supported");
+                return Err(self.file.bad(what, UNUSABLE));
+            }
+        }
+        Ok(())
     }
 
     fn key(&self, part: &str) -> String {
