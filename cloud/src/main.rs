@@ -254,6 +254,7 @@ fn load_options(settings: &CloudSettings) -> LoadOptions {
         plain_texts: [command::OPEN, command::CLOSE].map(str::to_owned).to_vec(),
         device: settings.device,
         device_precision: settings.device_precision,
+        threads: None,
     }
 }
 

@@ -393,7 +393,7 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: KvShape = KvShape { layers: 1, width: 1 };
+    const SHAPE: KvShape = KvShape { layers: 1, width: 2 };
     const PAGE_BYTES: usize = PAGE_TOKENS * 8;
 
     struct Bench {

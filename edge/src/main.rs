@@ -161,6 +161,7 @@ fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Sess
         plain_texts: vec![OPEN.to_owned(), CLOSE.to_owned()],
         device: settings.device,
         device_precision: settings.device_precision,
+        threads: None,
     };
     let model = load(&settings.model, &options)?;
     let now = OffsetDateTime::now_utc();

@@ -1,14 +1,29 @@
-//! Causal attention over paged keys and values, for ragged rows.
+//! Causal attention over paged keys and values of 16 bits, for ragged rows.
+//!
+//! A query's sums are taken in pieces of [`CHUNK_TOKENS`] tokens, each in order, and the pieces
+//! merged in order. That order is given by the query's position alone: neither the queries beside
+//! it, nor the way its prefix was written, nor threads change a bit.
+//!
+//! Source: Milakov and Gimelshein, 2018 (arXiv 1805.02867), for merging softmax pieces.
 
-use rayon::prelude::*;
+use crate::cpu::Kernel;
+use crate::disjoint::Disjoint;
+use crate::exponential::exponentiate;
+use crate::pool::{Pool, Share};
+use crate::simd::{LANES, Simd};
 
-use crate::activation::exponentiate;
-use crate::dispatch::for_each_instruction_set;
-use crate::lanes::dot;
+/// Tokens in a page.
+pub const PAGE_TOKENS: usize = 32;
+/// Pages whose softmax is taken together.
+const CHUNK_PAGES: usize = 4;
+/// Tokens whose softmax is taken together.
+const CHUNK_TOKENS: usize = CHUNK_PAGES * PAGE_TOKENS;
 
 mod limits {
     /// Below this many products a second thread costs more than it saves.
-    pub(super) const PRODUCTS_IN_PARALLEL_MIN: usize = 1 << 17;
+    pub(super) const PRODUCTS_IN_PARALLEL_MIN: usize = 1 << 14;
+    /// Query vectors that go through a chunk together, so that its keys are still near.
+    pub(super) const TILE_QUERIES: usize = 32;
 }
 
 /// Sizes of one attention layer. `kv_heads` divides `heads`: consecutive query heads share one.
@@ -18,178 +33,512 @@ pub struct AttentionShape {
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
-    /// Floats in a head.
+    /// Numbers in a head.
     pub head_width: usize,
 }
 
-/// Keys and values of a page of tokens, each `[tokens, kv_heads · head_width]`. All pages of a
-/// row hold the same number of tokens.
+impl AttentionShape {
+    /// Query heads that share a key and value head.
+    fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    fn kv_width(self) -> usize {
+        self.kv_heads * self.head_width
+    }
+}
+
+/// Keys and values of a page of tokens as IEEE 754 halves. What lies behind a row's last token is
+/// never used.
 #[derive(Debug, Clone, Copy)]
 pub struct KvPage<'a> {
-    /// Keys.
-    pub keys: &'a [f32],
-    /// Values.
-    pub values: &'a [f32],
+    /// Keys, `[kv_heads · head_width, PAGE_TOKENS]`: a number of all tokens is one stretch.
+    pub keys: &'a [u16],
+    /// Values, `[PAGE_TOKENS, kv_heads · head_width]`.
+    pub values: &'a [u16],
 }
 
-/// What one query attends to: the first `visible_tokens` tokens of its row's pages.
+/// Consecutive queries of one sequence: the first sees `first_visible` tokens of the pages, itself
+/// included, each following one sees one more.
 #[derive(Debug, Clone, Copy)]
-pub struct QueryRow<'a> {
-    /// The row's pages, in order.
+pub struct QueryStretch<'a> {
+    /// The sequence's pages, in order.
     pub pages: &'a [KvPage<'a>],
-    /// Tokens it may see, itself included.
-    pub visible_tokens: usize,
+    /// Tokens that the first query sees, at least 1.
+    pub first_visible: usize,
+    /// How many queries there are.
+    pub tokens: usize,
 }
 
-/// Attention of each query over its row: `queries` and `out` are `[rows.len(), heads ·
-/// head_width]`. Scores are scaled by 1/√`head_width`; keys are summed in their order.
+/// Attention of each query over its sequence: `queries` and `out` are `[tokens of all stretches,
+/// heads · head_width]`. Scores are scaled by 1/√`head_width`.
 ///
 /// # Panics
-/// If the lengths do not fit each other, or a row has fewer keys than it may see.
+/// If the lengths do not fit each other, or a sequence has fewer keys than a query may see.
 pub fn paged_attention(
+    pool: &Pool,
     shape: AttentionShape,
     queries: &[f32],
-    rows: &[QueryRow<'_>],
+    stretches: &[QueryStretch<'_>],
     out: &mut [f32],
 ) {
-    let width = shape.head_width;
-    assert_eq!(queries.len(), rows.len() * shape.heads * width, "queries do not fit the rows");
+    let query_width = shape.heads * shape.head_width;
+    let tokens: usize = stretches.iter().map(|stretch| stretch.tokens).sum();
+    assert_eq!(queries.len(), tokens * query_width, "queries do not fit the stretches");
     assert_eq!(queries.len(), out.len(), "the output has another shape");
-    let visible: usize = rows.iter().map(|row| row.visible_tokens).sum();
-    let one_head = |scores: &mut Vec<f32>, index: usize, out: &mut [f32]| {
-        let (row, head) = (&rows[index / shape.heads], index % shape.heads);
-        attend(shape, head, &queries[index * width..(index + 1) * width], row, scores, out);
-    };
-    if visible * shape.heads * width < limits::PRODUCTS_IN_PARALLEL_MIN {
-        let mut scores = Vec::new();
-        let heads = out.chunks_exact_mut(width).enumerate();
-        heads.for_each(|(index, out)| one_head(&mut scores, index, out));
+    for stretch in stretches {
+        let visible = stretch.first_visible + stretch.tokens - 1;
+        let held = stretch.pages.len() * PAGE_TOKENS;
+        assert!(stretch.first_visible > 0 && visible <= held, "a query sees keys that are not");
+    }
+    let attention = Attention { shape, queries, stretches };
+    if stretches.iter().all(|stretch| stretch.tokens == 1) {
+        attention.decode(pool, out);
     } else {
-        let heads = out.par_chunks_exact_mut(width).enumerate();
-        heads.for_each_init(Vec::new, |scores, (index, out)| {
-            one_head(scores, index, out);
+        attention.prefill(pool, out);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Attention<'a> {
+    shape: AttentionShape,
+    queries: &'a [f32],
+    stretches: &'a [QueryStretch<'a>],
+}
+
+/// Queries of one stretch and one key head that go through its chunks together.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    stretch: &'a QueryStretch<'a>,
+    kv_head: usize,
+    /// The first query's token, in its stretch and among all.
+    first_token: usize,
+    first_row: usize,
+    tokens: usize,
+}
+
+impl Tile<'_> {
+    /// Tokens that query `index` sees. Queries go token by token, the heads of one together.
+    fn visible(&self, shape: AttentionShape, index: usize) -> usize {
+        self.stretch.first_visible + self.first_token + index / shape.group()
+    }
+
+    fn queries(&self, shape: AttentionShape) -> usize {
+        self.tokens * shape.group()
+    }
+
+    /// Where query `index` lies among all queries, and its sum in the output.
+    fn place(&self, shape: AttentionShape, index: usize) -> usize {
+        let (token, head) = (index / shape.group(), index % shape.group());
+        let head = self.kv_head * shape.group() + head;
+        ((self.first_row + token) * shape.heads + head) * shape.head_width
+    }
+}
+
+impl<'a> Attention<'a> {
+    fn tiles(&self) -> Vec<Tile<'a>> {
+        let tile_tokens = (limits::TILE_QUERIES / self.shape.group()).max(1);
+        let mut tiles = Vec::new();
+        let mut first_row = 0;
+        for stretch in self.stretches {
+            for kv_head in 0..self.shape.kv_heads {
+                for first_token in (0..stretch.tokens).step_by(tile_tokens) {
+                    let tokens = tile_tokens.min(stretch.tokens - first_token);
+                    let first_row = first_row + first_token;
+                    tiles.push(Tile { stretch, kv_head, first_token, first_row, tokens });
+                }
+            }
+            first_row += stretch.tokens;
+        }
+        tiles
+    }
+
+    /// Each thread takes whole tiles, about as many products as the others.
+    fn prefill(self, pool: &Pool, out: &mut [f32]) {
+        let tiles = self.tiles();
+        let cost = |tile: &Tile<'_>| {
+            let visible = tile.stretch.first_visible + tile.first_token + tile.tokens;
+            tile.tokens * visible.next_multiple_of(PAGE_TOKENS)
+        };
+        let costs: Vec<usize> = tiles.iter().map(cost).collect();
+        let out = Disjoint::new(out);
+        pool.run_kernel(|share: Share| {
+            let tiles = &tiles[share.part_by_cost(&costs)];
+            AttendTiles { attention: self, tiles, out }
         });
     }
-}
 
-for_each_instruction_set! {
-    fn attend(
-        shape: AttentionShape,
-        head: usize,
-        query: &[f32],
-        row: &QueryRow<'_>,
-        scores: &mut Vec<f32>,
-        out: &mut [f32],
-    ) = attend_one_head
-}
-
-#[inline(always)]
-#[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
-fn attend_one_head(
-    shape: AttentionShape,
-    head: usize,
-    query: &[f32],
-    row: &QueryRow<'_>,
-    scores: &mut Vec<f32>,
-    out: &mut [f32],
-) {
-    let width = shape.head_width;
-    let token_width = shape.kv_heads * width;
-    let first = head * shape.kv_heads / shape.heads * width;
-    let of_head = first..first + width;
-    let scale = 1.0 / (width as f32).sqrt();
-    scores.clear();
-    let keys = row.pages.iter().flat_map(|page| page.keys.chunks_exact(token_width));
-    for key in keys.take(row.visible_tokens) {
-        scores.push(dot(query, &key[of_head.clone()]) * scale);
+    /// Threads share the chunks of all sequences; what they find is merged at the end.
+    fn decode(self, pool: &Pool, out: &mut [f32]) {
+        let shape = self.shape;
+        let chunks = |stretch: &QueryStretch<'_>| stretch.first_visible.div_ceil(CHUNK_TOKENS);
+        let tiles = self.tiles();
+        let of_tile = |tile: &Tile<'a>| {
+            let tile = *tile;
+            (0..chunks(tile.stretch)).map(move |chunk| (tile, chunk))
+        };
+        let items: Vec<(Tile<'_>, usize)> = tiles.iter().flat_map(of_tile).collect();
+        let piece_floats = shape.group() * (shape.head_width + 2);
+        let mut pieces = vec![0.0; items.len() * piece_floats];
+        let work = items.len() * CHUNK_TOKENS * shape.head_width * shape.group();
+        if work < limits::PRODUCTS_IN_PARALLEL_MIN {
+            let pieces = Disjoint::new(&mut pieces);
+            pool.cpu().run(AttendChunks { attention: self, items: &items, first: 0, pieces });
+        } else {
+            let pieces = Disjoint::new(&mut pieces);
+            pool.run_kernel(|share: Share| {
+                let part = share.part(items.len(), 1);
+                let first = part.start;
+                AttendChunks { attention: self, items: &items[part], first, pieces }
+            });
+        }
+        pool.cpu().run(MergePieces { shape, items: &items, pieces: &pieces, out });
     }
-    assert_eq!(scores.len(), row.visible_tokens, "a row has fewer keys than it may see");
-    let total = exponentiate(scores);
-    out.fill(0.0);
-    let values = row.pages.iter().flat_map(|page| page.values.chunks_exact(token_width));
-    for (weight, value) in scores.iter().zip(values) {
-        for (out, value) in out.iter_mut().zip(&value[of_head.clone()]) {
-            *out += weight * value;
+}
+
+struct AttendTiles<'a> {
+    attention: Attention<'a>,
+    tiles: &'a [Tile<'a>],
+    out: Disjoint<'a, f32>,
+}
+
+impl Kernel for AttendTiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let shape = self.attention.shape;
+        let mut scratch = Scratch::default();
+        for tile in self.tiles {
+            let queries = tile.queries(shape);
+            scratch.load(simd, &self.attention, tile);
+            let mut states = vec![State::START; queries];
+            let mut sums = vec![0.0; queries * shape.head_width];
+            let most = tile.visible(shape, queries - 1);
+            for chunk in 0..most.div_ceil(CHUNK_TOKENS) {
+                let pieces = scratch.attend_chunk(simd, shape, tile, chunk);
+                let sums = sums.chunks_exact_mut(shape.head_width);
+                let found = pieces.iter().zip(scratch.sums.chunks_exact(shape.head_width));
+                for ((state, sums), (piece, found)) in states.iter_mut().zip(sums).zip(found) {
+                    state.merge(simd, sums, *piece, found);
+                }
+            }
+            for (index, state) in states.iter().enumerate() {
+                let at = tile.place(shape, index);
+                // SAFETY: tiles have different queries, and each query one place.
+                let out = unsafe { self.out.part(at..at + shape.head_width) };
+                state.finish(&sums[index * shape.head_width..][..shape.head_width], out);
+            }
         }
     }
-    for out in out {
-        *out /= total;
+}
+
+/// Items from the `first` of all on; the piece of each goes to its place.
+struct AttendChunks<'a> {
+    attention: Attention<'a>,
+    items: &'a [(Tile<'a>, usize)],
+    first: usize,
+    pieces: Disjoint<'a, f32>,
+}
+
+impl Kernel for AttendChunks<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let shape = self.attention.shape;
+        let piece_floats = shape.group() * (shape.head_width + 2);
+        let mut scratch = Scratch::default();
+        for (index, (tile, chunk)) in self.items.iter().enumerate() {
+            scratch.load(simd, &self.attention, tile);
+            let found = scratch.attend_chunk(simd, shape, tile, *chunk);
+            let at = (self.first + index) * piece_floats;
+            // SAFETY: items have different places.
+            let piece = unsafe { self.pieces.part(at..at + piece_floats) };
+            let heads = piece.chunks_exact_mut(shape.head_width + 2);
+            let sums = scratch.sums.chunks_exact(shape.head_width);
+            for ((head, state), sums) in heads.zip(found).zip(sums) {
+                head[..shape.head_width].copy_from_slice(sums);
+                head[shape.head_width..].copy_from_slice(&[state.highest, state.total]);
+            }
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+/// Merges pieces in the order of their chunks.
+struct MergePieces<'a> {
+    shape: AttentionShape,
+    items: &'a [(Tile<'a>, usize)],
+    pieces: &'a [f32],
+    out: &'a mut [f32],
+}
 
-    const SHAPE: AttentionShape = AttentionShape { heads: 4, kv_heads: 2, head_width: 20 };
-    const TOKEN: usize = 40;
+impl Kernel for MergePieces<'_> {
+    type Output = ();
 
-    fn wave(len: usize, step: f64) -> Vec<f32> {
-        let value = |index: usize| (f64::from(u32::try_from(index).unwrap_or(0)) * step).sin();
-        #[expect(clippy::cast_possible_truncation, reason = "test data")]
-        (0..len).map(|index| value(index) as f32).collect()
-    }
-
-    fn naive(query: &[f32], head: usize, keys: &[f32], values: &[f32], tokens: usize) -> Vec<f64> {
-        let first = head / 2 * 20;
-        let of = |data: &[f32], token: usize, i: usize| f64::from(data[token * TOKEN + first + i]);
-        let score = |token: usize| -> f64 {
-            (0..20).map(|i| f64::from(query[i]) * of(keys, token, i)).sum::<f64>() / 20_f64.sqrt()
-        };
-        let weights: Vec<f64> = (0..tokens).map(|token| score(token).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let sum = |i: usize| weights.iter().enumerate().map(move |(t, w)| (t, w, i));
-        (0..20).map(|i| sum(i).map(|(t, w, i)| w * of(values, t, i)).sum::<f64>() / total).collect()
-    }
-
-    fn run(rows: &[(usize, usize)], page_tokens: usize) -> Vec<f32> {
-        let longest = rows.iter().map(|row| row.1).max().unwrap_or(0);
-        let padded = longest.next_multiple_of(page_tokens) * TOKEN;
-        let (keys, values) = (wave(padded, 0.37), wave(padded, 0.11));
-        let chunks = keys.chunks(page_tokens * TOKEN).zip(values.chunks(page_tokens * TOKEN));
-        let pages: Vec<KvPage<'_>> = chunks.map(|(keys, values)| KvPage { keys, values }).collect();
-        let queries: Vec<f32> = rows
-            .iter()
-            .flat_map(|row| wave(80, 0.05 + f64::from(u32::try_from(row.0).unwrap_or(0))))
-            .collect();
-        let rows: Vec<QueryRow<'_>> =
-            rows.iter().map(|row| QueryRow { pages: &pages, visible_tokens: row.1 }).collect();
-        let mut out = vec![f32::NAN; queries.len()];
-        paged_attention(SHAPE, &queries, &rows, &mut out);
-        out
-    }
-
-    #[test]
-    fn is_softmax_attention() {
-        for tokens in [1, 7, 8, 9, 33] {
-            let out = run(&[(3, tokens)], 8);
-            let padded = tokens.next_multiple_of(8) * TOKEN;
-            let (keys, values) = (wave(padded, 0.37), wave(padded, 0.11));
-            for head in 0..4 {
-                let query = &wave(80, 3.05)[head * 20..(head + 1) * 20];
-                let exact = naive(query, head, &keys, &values, tokens);
-                for (ours, exact) in out[head * 20..(head + 1) * 20].iter().zip(exact) {
-                    assert!(
-                        (f64::from(*ours) - exact).abs() < 1e-5,
-                        "{tokens} tokens, head {head}"
-                    );
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (shape, width) = (self.shape, self.shape.head_width);
+        let mut sums = vec![0.0; shape.group() * width];
+        let mut states = vec![State::START; shape.group()];
+        let pieces = self.pieces.chunks_exact(shape.group() * (width + 2));
+        for (index, ((tile, chunk), piece)) in self.items.iter().zip(pieces).enumerate() {
+            if *chunk == 0 {
+                states.fill(State::START);
+                sums.fill(0.0);
+            }
+            let heads = states.iter_mut().zip(sums.chunks_exact_mut(width));
+            for ((state, sums), piece) in heads.zip(piece.chunks_exact(width + 2)) {
+                let found = State { highest: piece[width], total: piece[width + 1] };
+                state.merge(simd, sums, found, &piece[..width]);
+            }
+            if self.items.get(index + 1).is_none_or(|(_, chunk)| *chunk == 0) {
+                for (head, state) in states.iter().enumerate() {
+                    let at = tile.place(shape, head);
+                    let out = &mut self.out[at..at + width];
+                    state.finish(&sums[head * width..][..width], out);
                 }
             }
         }
     }
+}
 
-    proptest! {
-        /// Neither the rows of a batch nor the size of pages nor threads change a bit.
-        #[test]
-        fn a_row_has_the_bits_it_has_alone(
-            rows in prop::collection::vec((0_usize..9, 1_usize..90), 1..40), page in 1_usize..40,
-        ) {
-            let together = run(&rows, page);
-            for (row, out) in rows.iter().zip(together.chunks(80)) {
-                let alone = run(&[*row], 32);
-                prop_assert!(out.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()));
+/// A softmax on its way: the highest score, and the sum of the others' powers under it.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    highest: f32,
+    total: f32,
+}
+
+impl State {
+    const START: Self = Self { highest: f32::NEG_INFINITY, total: 0.0 };
+
+    /// Takes in the piece of the next chunk; one that saw nothing changes nothing.
+    #[inline(always)]
+    fn merge<S: Simd>(&mut self, simd: S, sums: &mut [f32], piece: Self, found: &[f32]) {
+        if piece.highest == f32::NEG_INFINITY {
+            return;
+        }
+        let highest = self.highest.max(piece.highest);
+        let mut factors = [self.highest - highest, piece.highest - highest];
+        exponentiate_as_they_are(simd, &mut factors);
+        let [before, after] = factors;
+        *self = Self { highest, total: self.total * before + piece.total * after };
+        for (sum, found) in sums.iter_mut().zip(found) {
+            *sum = *sum * before + found * after;
+        }
+    }
+
+    #[inline(always)]
+    fn finish(self, sums: &[f32], out: &mut [f32]) {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = sum / self.total;
+        }
+    }
+}
+
+#[inline(always)]
+fn exponentiate_as_they_are<S: Simd>(simd: S, values: &mut [f32; 2]) {
+    let mut all = [0.0; LANES];
+    all[..2].copy_from_slice(values);
+    let powers = crate::exponential::exp(simd, simd.load(&all));
+    simd.store(powers, &mut all);
+    values.copy_from_slice(&all[..2]);
+}
+
+/// What one thread works with.
+#[derive(Default)]
+struct Scratch {
+    /// Scaled queries, `[queries, head_width]`.
+    queries: Vec<f32>,
+    /// Scores, then their powers, `[queries, CHUNK_TOKENS]`.
+    scores: Vec<f32>,
+    /// Sums of values, `[queries, head_width]`.
+    sums: Vec<f32>,
+}
+
+impl Scratch {
+    #[inline(always)]
+    #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
+    fn load<S: Simd>(&mut self, _: S, attention: &Attention<'_>, tile: &Tile<'_>) {
+        let shape = attention.shape;
+        let scale = 1.0 / (shape.head_width as f32).sqrt();
+        self.queries.clear();
+        for index in 0..tile.queries(shape) {
+            let at = tile.place(shape, index);
+            let query = &attention.queries[at..at + shape.head_width];
+            self.queries.extend(query.iter().map(|value| value * scale));
+        }
+        self.scores.resize(tile.queries(shape) * CHUNK_TOKENS, 0.0);
+        self.sums.resize(tile.queries(shape) * shape.head_width, 0.0);
+    }
+
+    /// The pieces of all queries over one chunk; their sums lie in `sums`.
+    #[inline(always)]
+    fn attend_chunk<S: Simd>(
+        &mut self,
+        simd: S,
+        shape: AttentionShape,
+        tile: &Tile<'_>,
+        chunk: usize,
+    ) -> Vec<State> {
+        let width = shape.head_width;
+        let first = chunk * CHUNK_TOKENS;
+        let queries = tile.queries(shape);
+        let seen = |index| tile.visible(shape, index).saturating_sub(first).min(CHUNK_TOKENS);
+        let pages = &tile.stretch.pages[chunk * CHUNK_PAGES..];
+        let pages = &pages[..seen(queries - 1).div_ceil(PAGE_TOKENS)];
+        let mut states = vec![State::START; queries];
+        let mut index = 0;
+        while index < queries {
+            // Queries that see different numbers of tokens would not be summed alike together.
+            let pair = index + 1 < queries && seen(index) == seen(index + 1);
+            let count = if pair { 2 } else { 1 };
+            let range = index..index + count;
+            let piece = Piece {
+                shape,
+                kv_head: tile.kv_head,
+                pages,
+                seen: seen(index),
+                queries: &self.queries[range.start * width..range.end * width],
+                scores: &mut self.scores[range.start * CHUNK_TOKENS..range.end * CHUNK_TOKENS],
+                sums: &mut self.sums[range.start * width..range.end * width],
+            };
+            if seen(index) > 0 {
+                if pair {
+                    piece.attend::<S, 2>(simd, &mut states[range]);
+                } else {
+                    piece.attend::<S, 1>(simd, &mut states[range]);
+                }
+            }
+            index += count;
+        }
+        states
+    }
+}
+
+/// A few queries that see the same tokens of a chunk.
+struct Piece<'a> {
+    shape: AttentionShape,
+    kv_head: usize,
+    pages: &'a [KvPage<'a>],
+    seen: usize,
+    queries: &'a [f32],
+    scores: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl Piece<'_> {
+    #[inline(always)]
+    fn attend<S: Simd, const Q: usize>(mut self, simd: S, states: &mut [State]) {
+        self.score::<S, Q>(simd);
+        for (q, state) in states.iter_mut().enumerate() {
+            let scores = &mut self.scores[q * CHUNK_TOKENS..][..self.seen.next_multiple_of(LANES)];
+            scores[self.seen..].fill(f32::NEG_INFINITY);
+            let (highest, total) = exponentiate(simd, scores.as_chunks_mut().0);
+            *state = State { highest, total };
+        }
+        let width = self.shape.head_width;
+        let mut at = 0;
+        while at + 4 * LANES <= width {
+            self.sum::<S, Q, 4>(simd, at);
+            at += 4 * LANES;
+        }
+        while at + LANES <= width {
+            self.sum::<S, Q, 1>(simd, at);
+            at += LANES;
+        }
+        for at in at..width {
+            self.sum_one::<Q>(at);
+        }
+    }
+
+    /// Scores of whole pages; those behind the last token seen mean nothing.
+    #[inline(always)]
+    fn score<S: Simd, const Q: usize>(&mut self, simd: S) {
+        const VECTORS: usize = PAGE_TOKENS / LANES;
+        let width = self.shape.head_width;
+        let head = self.kv_head * width * PAGE_TOKENS..(self.kv_head + 1) * width * PAGE_TOKENS;
+        let queries: [&[f32]; Q] = std::array::from_fn(|q| &self.queries[q * width..][..width]);
+        for (index, page) in self.pages.iter().take(self.seen.div_ceil(PAGE_TOKENS)).enumerate() {
+            let mut sums = [[simd.splat(0.0); VECTORS]; Q];
+            accumulate(simd, queries, &page.keys[head.clone()], PAGE_TOKENS, &mut sums);
+            for (q, sums) in sums.into_iter().enumerate() {
+                let scores = &mut self.scores[q * CHUNK_TOKENS + index * PAGE_TOKENS..];
+                store_all(simd, sums, scores);
+            }
+        }
+    }
+
+    /// Sums of `8 · N` numbers of the values, from `at` on, weighted by `scores`.
+    #[inline(always)]
+    fn sum<S: Simd, const Q: usize, const N: usize>(&mut self, simd: S, at: usize) {
+        let (width, kv_width) = (self.shape.head_width, self.shape.kv_width());
+        let mut sums = [[simd.splat(0.0); N]; Q];
+        for (index, page) in self.pages.iter().enumerate() {
+            let tokens = index * PAGE_TOKENS..self.seen.min((index + 1) * PAGE_TOKENS);
+            if tokens.is_empty() {
+                break;
+            }
+            let weights: [&[f32]; Q] =
+                std::array::from_fn(|q| &self.scores[q * CHUNK_TOKENS..][tokens.clone()]);
+            let values = &page.values[self.kv_head * width + at..];
+            accumulate(simd, weights, values, kv_width, &mut sums);
+        }
+        for (q, sums) in sums.into_iter().enumerate() {
+            store_all(simd, sums, &mut self.sums[q * width + at..]);
+        }
+    }
+
+    /// As [`Piece::sum`], for a single number: the end of a head that fills no vector.
+    #[inline(always)]
+    fn sum_one<const Q: usize>(&mut self, at: usize) {
+        let (width, kv_width) = (self.shape.head_width, self.shape.kv_width());
+        for q in 0..Q {
+            let mut sum = 0.0_f32;
+            for token in 0..self.seen {
+                let within = token % PAGE_TOKENS * kv_width + self.kv_head * width + at;
+                let value = self.pages[token / PAGE_TOKENS].values[within];
+                let value = crate::half_float::widen_half(value);
+                sum = self.scores[q * CHUNK_TOKENS + token].mul_add(value, sum);
+            }
+            self.sums[q * width + at] = sum;
+        }
+    }
+}
+
+/// `sums[q] += Σₖ factors[q][k] · rows[k · stride ..]`, in the order of k.
+#[inline(always)]
+fn accumulate<S: Simd, const Q: usize, const N: usize>(
+    simd: S,
+    factors: [&[f32]; Q],
+    rows: &[u16],
+    stride: usize,
+    sums: &mut [[S::Floats; N]; Q],
+) {
+    let count = factors[0].len();
+    let factors = factors.map(|factors| &factors[..count]);
+    for k in 0..count {
+        let row = rows[k * stride..k * stride + N * LANES].as_chunks::<LANES>().0;
+        let mut vectors = [simd.splat(0.0); N];
+        for n in 0..N {
+            vectors[n] = simd.load_halves(&row[n]);
+        }
+        for q in 0..Q {
+            let factor = simd.splat(factors[q][k]);
+            for n in 0..N {
+                sums[q][n] = simd.mul_add(factor, vectors[n], sums[q][n]);
             }
         }
     }
 }
+
+#[inline(always)]
+fn store_all<S: Simd, const N: usize>(simd: S, values: [S::Floats; N], to: &mut [f32]) {
+    for (value, to) in values.into_iter().zip(to.as_chunks_mut::<LANES>().0) {
+        simd.store(value, to);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,36 +1,68 @@
 //! Hot loops on a CPU: slices in, slices out.
 //!
 //! **One row, one result.** A row's bits depend neither on how many rows share the step, nor on
-//! how the prefix was chunked, nor on threads: every reduction has one fixed order (16 lanes, then
-//! one tree; attention in the order of keys). The same source is compiled for several instruction
-//! sets and chosen at run time; none of them fuses a multiplication with an addition, so bits do
-//! not depend on the processor either.
+//! how the prefix was chunked, nor on threads: every reduction has one fixed order. Kernels are
+//! written once, in vector operations that give the same bits on every instruction set, so bits
+//! do not depend on the processor either.
 //!
-//! Portable for now: weights in blocks are expanded to f32 before use, and everything is computed
-//! in f32. Kernels that multiply codes directly come later.
+//! Weights are repacked once ([`PackedMatrix`]) and keep the bits they have in the file.
+//! Activations meet codes of weights as codes of 8 bits ([`QuantisedRows`]), and plain weights as
+//! they are. Attention reads keys and values of 16 bits.
+//!
+//! | You want to | Look in |
+//! |---|---|
+//! | find an instruction set, or add one | `cpu`, `simd`, `portable`, `avx2` |
+//! | run on threads | `pool`, `disjoint` |
+//! | multiply | `packed`, `panel`, `quantise`, `multiply` |
+//! | attend | `attention` |
+//! | know what a format's bytes mean | `blocks` |
+//!
+//! **Unsafe code** is of three kinds: vector instructions, behind a value that proves the machine
+//! has them (`avx2`); outputs that threads share by promise (`disjoint`); and a closure lent to
+//! the threads of a pool (`pool`).
 //!
 //! Shapes that do not fit are a caller's mistake and panic at once.
 
+#![allow(unsafe_code, reason = "vector instructions, and outputs that threads share")]
+#![allow(clippy::needless_range_loop, reason = "arrays of registers are counted through")]
 #![allow(clippy::inline_always, reason = "hot code takes its caller's instruction set")]
 
 mod activation;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod bandwidth;
 mod bias;
 mod blocks;
+mod cpu;
+mod disjoint;
 mod dispatch;
+mod exponential;
 mod half_float;
 mod lanes;
-mod matmul;
+mod multiply;
 mod norm;
+mod packed;
+mod panel;
+mod pool;
+mod portable;
+mod quantise;
 mod rope;
+mod simd;
 mod weights;
 
-pub use activation::{softmax, swiglu};
-pub use attention::{AttentionShape, KvPage, QueryRow, paged_attention};
+pub use activation::swiglu;
+pub use attention::{AttentionShape, KvPage, PAGE_TOKENS, QueryStretch, paged_attention};
+pub use bandwidth::read_bandwidth;
 pub use bias::add_bias;
 pub use blocks::WeightFormat;
+pub use cpu::{Cpu, CpuError};
+pub use half_float::{narrow_halves, widen_halves};
 pub use lanes::dot;
-pub use matmul::matmul;
+pub use multiply::{Inputs, Product, multiply};
 pub use norm::rms_norm;
+pub use packed::PackedMatrix;
+pub use pool::{Pool, Share, physical_cores};
+pub use quantise::QuantisedRows;
 pub use rope::{rotate_halves, rotate_interleaved};
 pub use weights::Weights;

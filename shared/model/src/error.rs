@@ -90,6 +90,9 @@ pub enum ModelError {
         /// What is wrong with it.
         what: String,
     },
+    /// An instruction set was forced that cannot be had.
+    #[error(transparent)]
+    Cpu(relay_kernels::CpuError),
     /// The computation itself failed; the caches are as they were before the call.
     #[error("the model failed: {what}; the caches are unchanged, try again or reload the model")]
     Fault {

@@ -3,17 +3,22 @@
 //! Pages of [`PAGE_TOKENS`] tokens lie behind [`Arc`] and are copied when a shared one is written,
 //! so a fork is cheap and independent, and a cut is exact. No model in here, and no cache in a
 //! layer: one set of weights serves any number of sequences. A cache lies where its model computes:
-//! in memory, or with the same rules on a device.
+//! in memory, as IEEE 754 halves, or with the same rules on a device.
 
 mod on_device;
 
 use std::sync::Arc;
 
+use relay_kernels::{KvPage, narrow_halves, widen_halves};
+
 use crate::device::DevicePlace;
 use on_device::DevicePages;
 
 /// Tokens in a page.
-pub const PAGE_TOKENS: usize = 32;
+pub const PAGE_TOKENS: usize = relay_kernels::PAGE_TOKENS;
+
+/// Keys that are narrowed together before they are strewn over a page.
+const KEYS_TOGETHER: usize = 64;
 
 /// What one token leaves in a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +32,7 @@ pub struct KvShape {
 impl KvShape {
     /// Bytes that one token takes in memory.
     pub fn bytes_per_token(self) -> usize {
-        self.numbers_per_token().saturating_mul(size_of::<f32>())
+        self.numbers_per_token().saturating_mul(size_of::<u16>())
     }
 
     /// Numbers that one token leaves, wherever they lie.
@@ -50,10 +55,11 @@ enum Pages {
     OnDevice(DevicePages),
 }
 
-/// All layers of [`PAGE_TOKENS`] tokens: `[layers, keys then values, PAGE_TOKENS, width]`.
+/// All layers of [`PAGE_TOKENS`] tokens: for each, keys `[width, PAGE_TOKENS]`, then values
+/// `[PAGE_TOKENS, width]`.
 #[derive(Debug, Clone)]
 struct Page {
-    values: Vec<f32>,
+    halves: Vec<u16>,
 }
 
 impl KvCache {
@@ -158,23 +164,47 @@ impl KvCache {
         }
     }
 
-    /// Writes one layer's keys and values, each `[shape.width]`, of the token at `position`.
+    /// Writes one layer's keys and values, each `[shape.width]`, of the token at `position`: the
+    /// nearest halves, the greatest one for what lies beyond.
     ///
     /// # Panics
     /// If the position or layer is not held in memory, or a slice has another width.
     pub fn write(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
         assert!(position < self.len_tokens, "the position was not appended");
-        let (shape, width) = (self.shape, self.shape.width);
+        let width = self.shape.width;
+        assert!(keys.len() == width && values.len() == width, "a slice has another width");
+        let shape = self.shape;
         let page = Arc::make_mut(&mut self.pages_in_memory_mut()[position / PAGE_TOKENS]);
         let (key_half, value_half) = page.layer_mut(shape, layer);
-        let within = (position % PAGE_TOKENS) * width;
-        key_half[within..within + width].copy_from_slice(keys);
-        value_half[within..within + width].copy_from_slice(values);
+        let within = position % PAGE_TOKENS;
+        narrow_halves(values, &mut value_half[within * width..(within + 1) * width]);
+        let mut narrow = [0; KEYS_TOGETHER];
+        let columns = key_half.chunks_mut(KEYS_TOGETHER * PAGE_TOKENS);
+        for (keys, columns) in keys.chunks(KEYS_TOGETHER).zip(columns) {
+            narrow_halves(keys, &mut narrow[..keys.len()]);
+            for (key, column) in narrow.iter().zip(columns.chunks_exact_mut(PAGE_TOKENS)) {
+                column[within] = *key;
+            }
+        }
     }
 
-    /// One layer's keys and values page by page, each `[PAGE_TOKENS, shape.width]`; what lies
-    /// behind the last held token is unspecified. A cache on a device shows none.
-    pub fn pages(&self, layer: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
+    /// One layer's keys and values of the token at `position`, as [`KvCache::write`] left them.
+    ///
+    /// # Panics
+    /// If the position or layer is not held.
+    pub fn read(&self, layer: usize, position: usize) -> (Vec<f32>, Vec<f32>) {
+        assert!(position < self.len_tokens, "the position is not held");
+        let width = self.shape.width;
+        let page = &self.pages_in_memory()[position / PAGE_TOKENS];
+        let KvPage { keys, values } = page.layer(self.shape, layer);
+        let within = position % PAGE_TOKENS;
+        let keys: Vec<u16> = keys.iter().skip(within).step_by(PAGE_TOKENS).copied().collect();
+        (widen_halves(&keys), widen_halves(&values[within * width..(within + 1) * width]))
+    }
+
+    /// One layer's keys and values page by page; what lies behind the last held token is
+    /// unspecified. A cache on a device shows none.
+    pub fn pages(&self, layer: usize) -> impl Iterator<Item = KvPage<'_>> {
         self.pages_in_memory().iter().map(move |page| page.layer(self.shape, layer))
     }
 
@@ -195,17 +225,18 @@ impl KvCache {
 
 impl Page {
     fn zeroed(shape: KvShape) -> Self {
-        Self { values: vec![0.0; shape.layers * 2 * PAGE_TOKENS * shape.width] }
+        Self { halves: vec![0; shape.layers * 2 * PAGE_TOKENS * shape.width] }
     }
 
-    fn layer(&self, shape: KvShape, layer: usize) -> (&[f32], &[f32]) {
+    fn layer(&self, shape: KvShape, layer: usize) -> KvPage<'_> {
         let half = PAGE_TOKENS * shape.width;
-        self.values[layer * 2 * half..(layer + 1) * 2 * half].split_at(half)
+        let (keys, values) = self.halves[layer * 2 * half..(layer + 1) * 2 * half].split_at(half);
+        KvPage { keys, values }
     }
 
-    fn layer_mut(&mut self, shape: KvShape, layer: usize) -> (&mut [f32], &mut [f32]) {
+    fn layer_mut(&mut self, shape: KvShape, layer: usize) -> (&mut [u16], &mut [u16]) {
         let half = PAGE_TOKENS * shape.width;
-        self.values[layer * 2 * half..(layer + 1) * 2 * half].split_at_mut(half)
+        self.halves[layer * 2 * half..(layer + 1) * 2 * half].split_at_mut(half)
     }
 }
 
@@ -224,8 +255,7 @@ mod tests {
     }
 
     fn content(cache: &KvCache) -> Vec<f32> {
-        let keys = cache.pages(1).flat_map(|(keys, _)| keys.chunks(3).map(|key| key[0]));
-        keys.take(cache.len_tokens()).collect()
+        (0..cache.len_tokens()).map(|position| cache.read(1, position).0[0]).collect()
     }
 
     fn filled(tokens: u8) -> KvCache {
@@ -255,7 +285,7 @@ mod tests {
             cache.truncate(cut);
             assert_eq!(content(&cache), expected);
             let pages = expected.len().div_ceil(PAGE_TOKENS);
-            assert_eq!(cache.bytes(), pages * PAGE_TOKENS * 2 * 3 * 2 * 4);
+            assert_eq!(cache.bytes(), pages * PAGE_TOKENS * 2 * 3 * 2 * 2);
             push(&mut cache, 7.0);
             assert_eq!(content(&cache), [expected, vec![7.0]].concat());
         }
@@ -269,5 +299,24 @@ mod tests {
         let (origin, fork) = (origin.pages_in_memory(), fork.pages_in_memory());
         let shared = origin.iter().zip(fork).filter(|(a, b)| Arc::ptr_eq(a, b));
         assert_eq!(shared.count(), 2);
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_halves() {
+        let shape = KvShape { layers: 2, width: 100 };
+        let mut cache = KvCache::new(shape);
+        cache.append(40);
+        let keys: Vec<f32> = (0..100_u8).map(|i| f32::from(i) / 64.0 - 0.5).collect();
+        let mut values = keys.clone();
+        values[..3].copy_from_slice(&[1e9, -1e9, 1.0 + 1.0 / 4096.0]);
+        cache.write(1, 38, &keys, &values);
+        let (read_keys, read_values) = cache.read(1, 38);
+        assert_eq!(read_keys, keys);
+        assert_eq!(read_values[..3], [65_504.0, -65_504.0, 1.0]);
+        assert_eq!(read_values[3..], values[3..]);
+        let page = cache.pages(1).nth(1).unwrap();
+        assert_eq!(widen_halves(&page.keys[5 * PAGE_TOKENS + 6..][..1]), keys[5..6]);
+        assert_eq!(widen_halves(&page.values[6 * 100 + 5..][..1]), values[5..6]);
+        assert_eq!(cache.read(0, 38).0, vec![0.0; 100]);
     }
 }

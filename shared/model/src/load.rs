@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use relay_kernels::{Cpu, Pool, physical_cores};
+
 use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
 use crate::device::{DeviceChoice, DevicePlace, DevicePrecision, DeviceTransformer};
@@ -25,6 +27,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// What its numbers are on a device; our own kernels keep the file's.
     pub device_precision: DevicePrecision,
+    /// Threads that compute, one a core at best; as many as there are cores where not given.
+    pub threads: Option<usize>,
 }
 
 /// Everything a file brings.
@@ -63,12 +67,17 @@ pub struct ModelIdentity {
 /// # Errors
 /// [`ModelError::Io`] if a file cannot be read; [`ModelError::BadFile`],
 /// [`ModelError::Tokenizer`] or [`ModelError::Template`] if it is damaged, foreign or unsupported;
-/// [`ModelError::Device`] if the device is not there or the weights do not fit on it.
+/// [`ModelError::Device`] if the device is not there or the weights do not fit on it;
+/// [`ModelError::Cpu`] if the environment forces an instruction set that is not here.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
     let place = DevicePlace::open(options.device, options.device_precision)?;
     let Opened { source, config, tokenizer, chat_template, name, .. } = open(path)?;
     let model: Box<dyn LanguageModel> = match place {
-        None => Box::new(Transformer::read(&*source, config)?),
+        None => {
+            let cpu = Cpu::from_environment().map_err(ModelError::Cpu)?;
+            let pool = Pool::new(cpu, options.threads.unwrap_or_else(physical_cores));
+            Box::new(Transformer::read(&*source, config, pool)?)
+        }
         Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),
     };
     let identity = ModelIdentity { name, hash: source.identity_hash() };

@@ -7,14 +7,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::error::ModelError;
-use crate::kv_cache::{KvCache, KvShape, PAGE_TOKENS};
+use crate::kv_cache::{KvCache, KvShape};
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
 use crate::tokenizer::{
     PreTokenizer, Roles, TokenKind, Tokenizer, TokenizerParts, byte_token_text,
 };
 
-/// Two exact floats a token: an id's low and high half.
-const SHAPE: KvShape = KvShape { layers: 1, width: 2 };
+/// Four exact numbers a token: an id's bytes.
+const SHAPE: KvShape = KvShape { layers: 1, width: 4 };
 
 /// All ids so far to the next one.
 type Rule = dyn Fn(&[u32]) -> u32 + Send;
@@ -107,7 +107,7 @@ fn append_ids(row: &mut Row<'_>) {
     let first = row.cache.len_tokens();
     row.cache.append(row.tokens.len());
     for (position, &id) in (first..).zip(row.tokens) {
-        row.cache.write(0, position, &halves(id), &halves(wrap(position)));
+        row.cache.write(0, position, &bytes(id), &bytes(wrap(position)));
     }
 }
 
@@ -121,15 +121,12 @@ fn take_back(row: &mut Row<'_>) {
 /// # Panics
 /// If a value does not hold its own position: the cache has mixed its pages up.
 pub fn read_ids(cache: &KvCache) -> Vec<u32> {
-    let mut ids = Vec::with_capacity(cache.len_tokens());
-    for (keys, values) in cache.pages(0) {
-        let held = PAGE_TOKENS.min(cache.len_tokens() - ids.len());
-        for (key, value) in keys.chunks_exact(2).zip(values.chunks_exact(2)).take(held) {
-            assert_eq!(whole(value), wrap(ids.len()), "the cache mixed its positions up");
-            ids.push(whole(key));
-        }
-    }
-    ids
+    let id_at = |position| {
+        let (keys, values) = cache.read(0, position);
+        assert_eq!(whole(&values), wrap(position), "the cache mixed its positions up");
+        whole(&keys)
+    };
+    (0..cache.len_tokens()).map(id_at).collect()
 }
 
 /// A rule: a hash of all ids, spread evenly over `range`.
@@ -180,13 +177,13 @@ fn unit(bits: u64) -> f32 {
     f32::from((bits >> 48) as u16) / 65_536.0
 }
 
-fn halves(id: u32) -> [f32; 2] {
-    [f32::from((id & 0xFFFF) as u16), f32::from((id >> 16) as u16)]
+fn bytes(id: u32) -> [f32; 4] {
+    id.to_le_bytes().map(f32::from)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "16-bit whole numbers")]
-fn whole(halves: &[f32]) -> u32 {
-    (halves[0] as u32) | ((halves[1] as u32) << 16)
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "8-bit whole numbers")]
+fn whole(bytes: &[f32]) -> u32 {
+    bytes.iter().rev().fold(0, |id, byte| id << 8 | u32::from(*byte as u8))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "positions are far below 2^32")]

@@ -2,12 +2,12 @@
 //!
 //! One pass, configured: families differ in biases on queries, keys and values, in norms on each
 //! head's queries and keys, and in which numbers of a head turn together. Slices go through
-//! `relay_kernels`, computed in f32. One row, one result: a row's bits depend neither on the rows
-//! beside it nor on how its prefix was chunked. Knows no file form.
+//! `relay_kernels` on the engine's own threads. One row, one result: a row's bits depend neither on
+//! the rows beside it nor on how its prefix was chunked. Knows no file form.
 
 use relay_kernels::{
-    KvPage, QueryRow, Weights, add_bias, matmul, paged_attention, rms_norm, rotate_halves,
-    rotate_interleaved, swiglu,
+    Inputs, KvPage, PackedMatrix, Pool, Product, QuantisedRows, QueryStretch, add_bias, multiply,
+    paged_attention, rms_norm, rotate_halves, rotate_interleaved, swiglu,
 };
 
 use crate::config::{ModelConfig, RotaryLayout};
@@ -26,24 +26,43 @@ mod limits {
 /// A matrix `[outputs, inputs]` and what is added to its outputs.
 #[derive(Debug)]
 struct Linear {
-    weights: Matrix,
+    weights: PackedMatrix,
     bias: Option<Vec<f32>>,
-    inputs: usize,
 }
 
 impl Linear {
-    /// Outputs `[tokens, outputs]` of inputs `[tokens, inputs]`.
-    fn apply(&self, inputs: &[f32]) -> Vec<f32> {
-        let mut out = multiply(inputs, &self.weights.view(), self.inputs);
-        if let Some(bias) = &self.bias {
-            add_bias(&mut out, bias);
-        }
-        out
-    }
-
     fn bytes(&self) -> usize {
         self.weights.bytes() + self.bias.as_deref().map_or(0, size_of_val)
     }
+}
+
+/// Outputs `[tokens, outputs]` of the same inputs `[tokens, inputs]` through each of `linears`.
+fn apply<const N: usize>(pool: &Pool, inputs: &[f32], linears: [&Linear; N]) -> [Vec<f32>; N] {
+    let mut outs = products(pool, inputs, linears.map(|linear| &linear.weights));
+    for (out, linear) in outs.iter_mut().zip(linears) {
+        if let Some(bias) = &linear.bias {
+            add_bias(out, bias);
+        }
+    }
+    outs
+}
+
+fn products<const N: usize>(
+    pool: &Pool,
+    values: &[f32],
+    matrices: [&PackedMatrix; N],
+) -> [Vec<f32>; N] {
+    let width = matrices[0].width();
+    let mut codes = QuantisedRows::new();
+    if matrices.iter().any(|matrix| matrix.takes_codes()) {
+        codes.fill(pool, values, width);
+    }
+    let mut outs = matrices.map(|matrix| zeros(values.len() / width * matrix.outputs()));
+    let pairs = matrices.iter().zip(&mut outs);
+    let mut products: Vec<Product<'_>> =
+        pairs.map(|(matrix, out)| Product { matrix, out }).collect();
+    multiply(pool, Inputs { values, codes: &codes }, &mut products);
+    outs
 }
 
 /// Queries or keys: a projection, and the norm of each head where the family has one.
@@ -63,7 +82,8 @@ struct Layer {
     value: Linear,
     attention_output: Linear,
     feed_forward_norm: Vec<f32>,
-    gate_and_up: Matrix,
+    gate: Linear,
+    up: Linear,
     down: Linear,
 }
 
@@ -71,6 +91,7 @@ struct Layer {
 struct LayerReader<'a> {
     source: &'a dyn TensorSource,
     config: &'a ModelConfig,
+    pool: &'a Pool,
     index: usize,
 }
 
@@ -86,9 +107,8 @@ impl LayerReader<'_> {
             value: self.biased(Part::Value, Part::ValueBias, [kv, width])?,
             attention_output: self.linear(Part::AttentionOutput, [width, query])?,
             feed_forward_norm: self.vector(Part::FeedForwardNorm, width)?,
-            gate_and_up: self
-                .matrix(Part::Gate, [feed_forward_width, width])?
-                .followed_by(self.matrix(Part::Up, [feed_forward_width, width])?),
+            gate: self.linear(Part::Gate, [feed_forward_width, width])?,
+            up: self.linear(Part::Up, [feed_forward_width, width])?,
             down: self.linear(Part::Down, [width, feed_forward_width])?,
         })
     }
@@ -118,11 +138,8 @@ impl LayerReader<'_> {
     }
 
     fn linear(&self, part: LayerPart, shape: [usize; 2]) -> Result<Linear, ModelError> {
-        Ok(Linear { weights: self.matrix(part, shape)?, bias: None, inputs: shape[1] })
-    }
-
-    fn matrix(&self, part: LayerPart, shape: [usize; 2]) -> Result<Matrix, ModelError> {
-        self.source.matrix(TensorRole::OfLayer(self.index, part), shape)
+        let matrix = self.source.matrix(TensorRole::OfLayer(self.index, part), shape)?;
+        Ok(Linear { weights: matrix.pack(self.pool, shape[1]), bias: None })
     }
 
     fn vector(&self, part: LayerPart, len: usize) -> Result<Vec<f32>, ModelError> {
@@ -132,12 +149,11 @@ impl LayerReader<'_> {
 
 impl Layer {
     fn bytes(&self) -> usize {
-        let Self { query, key, value, attention_output, down, gate_and_up, .. } = self;
-        let linears = [&query.linear, &key.linear, value, attention_output, down];
+        let Self { query, key, value, attention_output, gate, up, down, .. } = self;
+        let linears = [&query.linear, &key.linear, value, attention_output, gate, up, down];
         let head_norms = [&query.norm, &key.norm].into_iter().flatten();
         let norms = head_norms.chain([&self.attention_norm, &self.feed_forward_norm]);
         linears.map(Linear::bytes).iter().sum::<usize>()
-            + gate_and_up.bytes()
             + norms.map(|norm| size_of_val(norm.as_slice())).sum::<usize>()
     }
 }
@@ -148,11 +164,12 @@ pub(crate) struct Transformer {
     config: ModelConfig,
     /// Radians from one position to the next, of each rotary pair.
     frequencies: Vec<f64>,
-    embedding: Matrix,
+    /// `None` where the output layer serves both ways.
+    embedding: Option<Matrix>,
     layers: Vec<Layer>,
     output_norm: Vec<f32>,
-    /// `None` where the embedding serves both ways.
-    output: Option<Matrix>,
+    output: PackedMatrix,
+    pool: Pool,
 }
 
 impl Transformer {
@@ -160,23 +177,32 @@ impl Transformer {
     ///
     /// # Errors
     /// [`ModelError::BadFile`] naming a tensor that is missing, of another shape or not known.
-    pub(crate) fn read(source: &dyn TensorSource, config: ModelConfig) -> Result<Self, ModelError> {
+    pub(crate) fn read(
+        source: &dyn TensorSource,
+        config: ModelConfig,
+        pool: Pool,
+    ) -> Result<Self, ModelError> {
         refuse_unknown_tensors(source, &config)?;
         let table = [config.vocabulary_tokens, config.width];
         let embedding = source.matrix(TensorRole::Embedding, table)?;
         let output = || source.matrix(TensorRole::Output, table);
         let output = (!config.is_tied).then(output).transpose()?;
+        let (embedding, output) = match output {
+            Some(output) => (Some(embedding), output),
+            None => (None, embedding),
+        };
+        let output = output.pack(&pool, config.width);
         let output_norm = source.vector(TensorRole::OutputNorm, config.width)?;
-        let layer = |index| LayerReader { source, config: &config, index }.read();
+        let layer = |index| LayerReader { source, config: &config, pool: &pool, index }.read();
         let layers = (0..config.layers).map(layer).collect::<Result<_, _>>()?;
         let frequencies = config.rotary.frequencies();
-        Ok(Self { config, frequencies, embedding, layers, output_norm, output })
+        Ok(Self { config, frequencies, embedding, layers, output_norm, output, pool })
     }
 
     fn weight_bytes(&self) -> usize {
         let layers: usize = self.layers.iter().map(Layer::bytes).sum();
-        let output = self.output.as_ref().map_or(0, Matrix::bytes);
-        self.embedding.bytes() + layers + size_of_val(&*self.output_norm) + output
+        let embedding = self.embedding.as_ref().map_or(0, Matrix::bytes);
+        embedding + layers + size_of_val(&*self.output_norm) + self.output.bytes()
     }
 
     /// Hidden states `[tokens, width]` of a slab, its keys and values written to the caches.
@@ -191,10 +217,13 @@ impl Transformer {
     }
 
     fn embed(&self, slab: &[Stretch], rows: &[Row<'_>]) -> Vec<f32> {
-        let width = self.config.width;
-        let mut hidden = Vec::new();
-        for id in slab::ids(slab, rows).map(|id| id as usize) {
-            self.embedding.append_row(id, width, &mut hidden);
+        let ids: Vec<usize> = slab::ids(slab, rows).map(|id| id as usize).collect();
+        let mut hidden = zeros(ids.len() * self.config.width);
+        for (id, hidden) in ids.into_iter().zip(hidden.chunks_exact_mut(self.config.width)) {
+            match &self.embedding {
+                Some(embedding) => embedding.row(id, hidden),
+                None => self.output.row(id, hidden),
+            }
         }
         hidden
     }
@@ -209,37 +238,36 @@ impl Transformer {
         hidden: &mut [f32],
     ) {
         let normed = self.normed(hidden, &layer.attention_norm);
-        let queries = self.project_heads(&layer.query, &normed, angles);
-        let keys = self.project_heads(&layer.key, &normed, angles);
-        let values = layer.value.apply(&normed);
+        let linears = [&layer.query.linear, &layer.key.linear, &layer.value];
+        let [queries, keys, values] = apply(&self.pool, &normed, linears);
+        let queries = self.turned(queries, layer.query.norm.as_deref(), angles);
+        let keys = self.turned(keys, layer.key.norm.as_deref(), angles);
         self.store(index, slab, rows, &keys, &values);
         let mut attended = zeros(queries.len());
         self.look_back(index, slab, rows, &queries, &mut attended);
-        add(hidden, &layer.attention_output.apply(&attended));
+        let [update] = apply(&self.pool, &attended, [&layer.attention_output]);
+        add(hidden, &update);
     }
 
     /// Queries or keys `[tokens, heads, head_width]`, normed where the family does so, then turned
     /// to their positions.
-    fn project_heads(
-        &self,
-        projection: &HeadProjection,
-        normed: &[f32],
-        angles: &[(f32, f32)],
-    ) -> Vec<f32> {
-        let mut heads = projection.linear.apply(normed);
-        if let Some(norm) = &projection.norm {
+    fn turned(&self, mut heads: Vec<f32>, norm: Option<&[f32]>, angles: &[(f32, f32)]) -> Vec<f32> {
+        if let Some(norm) = norm {
             heads = self.normed(&heads, norm);
         }
         let head_width = self.config.attention.head_width;
         let pairs = self.config.rotary.pairs;
         let token_width = heads.len() / (angles.len() / pairs);
-        let tokens = heads.chunks_exact_mut(token_width).zip(angles.chunks_exact(pairs));
-        for (token, angles) in tokens {
-            match self.config.rotary.layout {
-                RotaryLayout::Interleaved => rotate_interleaved(token, head_width, angles),
-                RotaryLayout::Halves => rotate_halves(token, head_width, angles),
+        self.pool.share_rows(&mut heads, token_width, &|first, heads| {
+            let tokens =
+                heads.chunks_exact_mut(token_width).zip(angles[first * pairs..].chunks(pairs));
+            for (token, angles) in tokens {
+                match self.config.rotary.layout {
+                    RotaryLayout::Interleaved => rotate_interleaved(token, head_width, angles),
+                    RotaryLayout::Halves => rotate_halves(token, head_width, angles),
+                }
             }
-        }
+        });
         heads
     }
 
@@ -269,42 +297,41 @@ impl Transformer {
         queries: &[f32],
         out: &mut [f32],
     ) {
-        let pages: Vec<Vec<KvPage<'_>>> = slab
-            .iter()
-            .map(|stretch| {
-                let pages = rows[stretch.row].cache.pages(layer);
-                pages.map(|(keys, values)| KvPage { keys, values }).collect()
-            })
-            .collect();
-        let of_stretch = |(stretch, pages): (&Stretch, _)| {
-            let pages: &[KvPage<'_>] = pages;
-            stretch.positions().map(move |at| QueryRow { pages, visible_tokens: at + 1 })
+        let pages: Vec<Vec<KvPage<'_>>> =
+            slab.iter().map(|stretch| rows[stretch.row].cache.pages(layer).collect()).collect();
+        let of_stretch = |(stretch, pages): (&Stretch, _)| QueryStretch {
+            pages,
+            first_visible: stretch.first_position + 1,
+            tokens: stretch.tokens.len(),
         };
-        let query_rows: Vec<QueryRow<'_>> =
-            slab.iter().zip(pages.iter().map(Vec::as_slice)).flat_map(of_stretch).collect();
-        paged_attention(self.config.attention, queries, &query_rows, out);
+        let stretches: Vec<QueryStretch<'_>> =
+            slab.iter().zip(pages.iter().map(Vec::as_slice)).map(of_stretch).collect();
+        paged_attention(&self.pool, self.config.attention, queries, &stretches, out);
     }
 
     fn feed_forward(&self, layer: &Layer, hidden: &mut [f32]) {
-        let ModelConfig { width, feed_forward_width, .. } = self.config;
         let normed = self.normed(hidden, &layer.feed_forward_norm);
-        let gate_and_up = multiply(&normed, &layer.gate_and_up.view(), width);
-        let mut activated = zeros(gate_and_up.len() / 2);
-        swiglu(&gate_and_up, feed_forward_width, &mut activated);
-        add(hidden, &layer.down.apply(&activated));
+        let [mut gate, up] = apply(&self.pool, &normed, [&layer.gate, &layer.up]);
+        swiglu(&self.pool, &mut gate, &up);
+        let [update] = apply(&self.pool, &gate, [&layer.down]);
+        add(hidden, &update);
     }
 
     fn normed(&self, hidden: &[f32], weights: &[f32]) -> Vec<f32> {
+        let width = weights.len();
         let mut normed = zeros(hidden.len());
-        rms_norm(hidden, weights, self.config.epsilon, &mut normed);
+        self.pool.share_rows(&mut normed, width, &|first, normed| {
+            let hidden = &hidden[first * width..][..normed.len()];
+            rms_norm(hidden, weights, self.config.epsilon, normed);
+        });
         normed
     }
 
     /// Logits of hidden states `[positions, width]`.
     fn project(&self, hidden: &[f32]) -> Vec<f32> {
         let normed = self.normed(hidden, &self.output_norm);
-        let weights = self.output.as_ref().unwrap_or(&self.embedding);
-        multiply(&normed, &weights.view(), self.config.width)
+        let [logits] = products(&self.pool, &normed, [&self.output]);
+        logits
     }
 }
 
@@ -345,14 +372,6 @@ impl LanguageModel for Transformer {
         let vocabulary_tokens = self.config.vocabulary_tokens;
         Ok(values.into_iter().map(|values| Logits::new(values, vocabulary_tokens)).collect())
     }
-}
-
-/// `[rows, outputs]` of inputs `[rows, width]` and weights `[outputs, width]`.
-fn multiply(inputs: &[f32], weights: &[Weights<'_>], width: usize) -> Vec<f32> {
-    let outputs = weights.iter().map(|part| part.len() / width).sum::<usize>();
-    let mut out = zeros(inputs.len() / width * outputs);
-    matmul(inputs, weights, width, &mut out);
-    out
 }
 
 fn zeros(len: usize) -> Vec<f32> {

@@ -1,10 +1,10 @@
-//! A model's matrices: views of a mapped file, in the format the file has them in.
+//! A model's matrices in a mapped file, in the format the file has them in.
 //!
-//! Nothing is converted and nothing copied: the kernels expand a few rows at a time. Knows what a
-//! matrix is made of, not what it is for.
+//! Nothing is copied until a matrix is packed for the kernels. Knows what a matrix is made of, not
+//! what it is for.
 
 use rayon::prelude::*;
-use relay_kernels::{WeightFormat, Weights};
+use relay_kernels::{PackedMatrix, Pool, WeightFormat, Weights};
 
 use crate::mapped_file::FileBytes;
 
@@ -13,14 +13,9 @@ mod limits {
     pub(super) const CHECKED_BLOCKS: usize = 1 << 14;
 }
 
-/// A matrix `[outputs, inputs]`, in one part or several whose outputs follow one another.
+/// A matrix `[outputs, inputs]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {
-    parts: Vec<Part>,
-}
-
-#[derive(Debug, Clone)]
-struct Part {
     format: WeightFormat,
     bytes: FileBytes,
 }
@@ -28,62 +23,49 @@ struct Part {
 impl Matrix {
     /// The blocks in `bytes`.
     pub(crate) fn new(format: WeightFormat, bytes: FileBytes) -> Self {
-        Self { parts: vec![Part { format, bytes }] }
+        Self { format, bytes }
     }
 
-    /// One matrix with the outputs of both, this one's first. Formats may differ.
-    pub(crate) fn followed_by(mut self, other: Self) -> Self {
-        self.parts.extend(other.parts);
-        self
+    /// Repacked for the kernels; rows have `width` weights.
+    pub(crate) fn pack(&self, pool: &Pool, width: usize) -> PackedMatrix {
+        PackedMatrix::pack(pool, self.format, &self.bytes, width)
     }
 
-    /// What the kernels multiply with.
-    pub(crate) fn view(&self) -> Vec<Weights<'_>> {
-        self.parts.iter().map(Part::view).collect()
+    fn view(&self) -> Weights<'_> {
+        Weights::Blocks { format: self.format, bytes: &self.bytes }
     }
 
     /// All values, as f32.
     pub(crate) fn values(&self) -> Vec<f32> {
-        let mut scratch = Vec::new();
-        let mut values = Vec::new();
-        for part in &self.parts {
-            values.extend_from_slice(part.view().values(&mut scratch));
-        }
-        values
+        self.view().values(&mut Vec::new()).to_vec()
     }
 
-    /// Appends the values of output `row` of a matrix in one part with `width` inputs.
+    /// Writes the values of output `index` to `row`.
     ///
     /// # Panics
-    /// If there is no such row.
-    pub(crate) fn append_row(&self, row: usize, width: usize, values: &mut Vec<f32>) {
-        let weights = self.parts[0].view().part(row * width..(row + 1) * width);
-        values.extend_from_slice(weights.values(&mut Vec::new()));
+    /// If there is no such output.
+    pub(crate) fn row(&self, index: usize, row: &mut [f32]) {
+        let weights = self.view().part(index * row.len()..(index + 1) * row.len());
+        row.copy_from_slice(weights.values(&mut Vec::new()));
     }
 
-    /// Bytes as held: the file's own.
+    /// Bytes of the file.
     pub(crate) fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.bytes.len()).sum()
+        self.bytes.len()
     }
 
     /// Whether every weight is a finite number. Touches every page of the matrix, which brings it
     /// into memory before the first token needs it.
     pub(crate) fn is_finite(&self) -> bool {
-        self.parts.iter().all(|part| {
-            let chunks = part.bytes.par_chunks(limits::CHECKED_BLOCKS * part.format.block_bytes());
-            chunks.all(|blocks| part.format.is_finite(blocks))
-        })
-    }
-}
-
-impl Part {
-    fn view(&self) -> Weights<'_> {
-        Weights::Blocks { format: self.format, bytes: &self.bytes }
+        let chunks = self.bytes.par_chunks(limits::CHECKED_BLOCKS * self.format.block_bytes());
+        chunks.all(|blocks| self.format.is_finite(blocks))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use relay_kernels::Cpu;
+
     use super::*;
     use crate::mapped_file::MappedFile;
 
@@ -93,15 +75,15 @@ mod tests {
     }
 
     #[test]
-    fn parts_follow_one_another() {
-        let halves = matrix(WeightFormat::F16, vec![0, 0x3C, 0, 0x40, 0, 0x3C, 0, 0x40]);
-        let singles = matrix(WeightFormat::F32, [5.0_f32, 6.0].map(f32::to_le_bytes).concat());
-        let both = halves.clone().followed_by(singles);
-        assert_eq!(both.values(), [1.0, 2.0, 1.0, 2.0, 5.0, 6.0]);
-        assert_eq!((both.bytes(), both.view().len()), (16, 2));
-        let mut row = vec![9.0];
-        halves.append_row(1, 2, &mut row);
-        assert_eq!(row, [9.0, 1.0, 2.0]);
+    fn values_are_the_same_packed_or_not() {
+        let halves = matrix(WeightFormat::F16, vec![0, 0x3C, 0, 0x40, 0, 0x38, 0, 0xC0]);
+        assert_eq!(halves.values(), [1.0, 2.0, 0.5, -2.0]);
+        assert_eq!(halves.bytes(), 8);
+        let packed = halves.pack(&Pool::new(Cpu::best(), 1), 2);
+        let (mut row, mut packed_row) = ([9.0; 2], [9.0; 2]);
+        halves.row(1, &mut row);
+        packed.row(1, &mut packed_row);
+        assert_eq!((row, packed_row), ([0.5, -2.0], [0.5, -2.0]));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! A real model against another implementation's recorded output. Needs the model file: its path
 //! comes from the environment variable `RELAY_TEST_MODEL`; without it these tests say so and pass.
 //!
-//! The recording's maker quantises activations to 8 bits, we do not. A second reference settles
-//! who is right where the two differ: the same weights run in f64 by a plain `NumPy` program. With
-//! that we agree to a thousandth everywhere; with the recording to 0.15 near the top, except where
-//! the f64 run is as far from it as we are, and in the greedy path, except where two candidates
+//! The recording's maker quantises activations to 8 bits, and so do we, each in its own blocks. A
+//! second reference settles who is right where the two differ: the same weights run in f64 by a
+//! plain `NumPy` program. From that we are hardly further away than the recording is, on average
+//! and at worst; from the recording, which rounds otherwise than we do, at most 0.15 near the top
+//! but for one step in twenty; and the greedy path is the recorded one, except where two candidates
 //! are all but equally likely or the f64 run parts the same way.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and their report")]
 
@@ -19,8 +20,9 @@ use serde::Deserialize;
 
 /// How far the most likely token's log-probability may be from the recorded one.
 const TOP_TOLERANCE: f32 = 0.15;
-/// How far any of the five most likely may be from the f64 run.
-const EXACT_TOLERANCE: f32 = 1e-3;
+/// How much further from the f64 run than the recording the five most likely may be, on average
+/// and at worst.
+const EXACT_SHARE: f32 = 1.15;
 /// Two candidates nearer than this may swap.
 const PARTING_NATS: f32 = 0.1;
 
@@ -117,50 +119,72 @@ fn log_probability(top: &[(u32, f32)], id: u32) -> f32 {
     top.iter().find(|candidate| candidate.0 == id).map_or(f32::NEG_INFINITY, |found| found.1)
 }
 
+/// Distances of log-probabilities from the f64 run: how many, their mean and the greatest.
+#[derive(Default)]
+struct Distances {
+    count: u16,
+    sum: f32,
+    greatest: f32,
+}
+
+impl Distances {
+    fn add(&mut self, ours: f32, exact: f32) {
+        let distance = (ours - exact).abs();
+        self.count += 1;
+        self.sum += distance;
+        self.greatest = self.greatest.max(distance);
+    }
+
+    fn mean(&self) -> f32 {
+        self.sum / f32::from(self.count)
+    }
+}
+
 #[test]
-fn fed_the_recorded_ids_the_top_five_agree_with_the_f64_run() {
+fn fed_the_recorded_ids_the_top_five_are_near_the_f64_run() {
     let Some(mut loaded) = load_real_model() else { return };
+    let (mut ours_off, mut recorded_off) = (Distances::default(), Distances::default());
     for (case, exact) in recording().cases.iter().zip(exact_run()) {
         let ours = teacher_forced(&mut *loaded.model, case);
         assert_eq!(ours.len(), exact.len());
         for (step, (ours, exact)) in ours.iter().zip(exact).enumerate() {
+            let recorded = case.top5_logprobs.as_ref().map(|steps| &steps[step]);
             for (id, exact) in exact {
-                let ours = log_probability(ours, id);
-                let prompt = &case.prompt;
-                assert!(
-                    (ours - exact).abs() < EXACT_TOLERANCE,
-                    "{prompt:?}, step {step}, token {id}: {ours}, exactly {exact}"
-                );
+                ours_off.add(log_probability(ours, id), exact);
+                let recorded = recorded.and_then(|top| top.iter().find(|found| found.0 == id));
+                if let Some((_, recorded)) = recorded {
+                    recorded_off.add(*recorded, exact);
+                }
             }
         }
     }
+    for (who, off) in [("we are", &ours_off), ("the recording is", &recorded_off)] {
+        println!("{who} {:.4} from the f64 run, at most {:.4}", off.mean(), off.greatest);
+    }
+    assert!(ours_off.mean() <= EXACT_SHARE * recorded_off.mean());
+    assert!(ours_off.greatest <= EXACT_SHARE * recorded_off.greatest);
 }
 
 #[test]
 fn fed_the_recorded_ids_the_top_log_probability_agrees() {
     let Some(mut loaded) = load_real_model() else { return };
-    let mut apart = Vec::new();
+    let mut apart = 0;
     let mut steps = 0;
-    for (case, exact) in recording().cases.iter().zip(exact_run()) {
+    for case in recording().cases {
         let Some(recorded) = &case.top5_logprobs else { continue };
-        let ours = teacher_forced(&mut *loaded.model, case);
+        let ours = teacher_forced(&mut *loaded.model, &case);
         for (step, (recorded, ours)) in recorded.iter().zip(ours).enumerate() {
             let (id, expected) = recorded[0];
             let ours = log_probability(&ours, id);
             steps += 1;
             if (ours - expected).abs() > TOP_TOLERANCE {
-                let exact = log_probability(&exact[step], id);
-                println!(
-                    "step {step} of {:?}: {ours}, f64 {exact}, recorded {expected}",
-                    case.prompt
-                );
-                assert!((exact - ours).abs() < EXACT_TOLERANCE, "the f64 run does not say so");
-                apart.push(step);
+                println!("step {step} of {:?}: {ours}, recorded {expected}", case.prompt);
+                apart += 1;
             }
         }
     }
-    println!("{} of {steps} steps are more than {TOP_TOLERANCE} from the recording", apart.len());
-    assert!(apart.len() <= steps / 50, "the recording and we disagree too often");
+    println!("{apart} of {steps} steps are more than {TOP_TOLERANCE} from the recording");
+    assert!(apart <= steps / 20, "the recording and we disagree too often");
 }
 
 #[test]

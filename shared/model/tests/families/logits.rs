@@ -8,10 +8,10 @@ use crate::case::{Case, all_at_once, case, vectors};
 use crate::folder::Folder;
 use crate::gguf::GgufFile;
 
-/// How far a logit may be off, as a share of the row's largest.
-const TOLERANCE: f32 = 1e-4;
-/// The same between our own runs, where only the order of sums differs.
-const OWN_TOLERANCE: f32 = 1e-5;
+/// How far a logit may be off, as a share of the row's largest: keys and values have 11 bits.
+const TOLERANCE: f32 = 2e-3;
+/// The same between our own runs, where the order of sums differs, and a key's last bit by that.
+const OWN_TOLERANCE: f32 = 1e-3;
 
 fn distance(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());

@@ -40,7 +40,8 @@ fn agrees_with_a_plain_implementation() {
     let exact = reference::logits(&tensors(), &tokens);
     for (position, exact) in exact.iter().enumerate() {
         for (ours, exact) in ours.row(position).iter().zip(exact) {
-            assert!((f64::from(*ours) - exact).abs() < 2e-3, "{position}: {ours} not {exact}");
+            // Keys and values have 11 bits.
+            assert!((f64::from(*ours) - exact).abs() < 1e-2, "{position}: {ours} not {exact}");
         }
     }
 }

@@ -1,0 +1,135 @@
+//! Which instruction set this process computes with: found out once, when an engine is made.
+//!
+//! A kernel is written once, generic over [`Simd`], and compiled for each instruction set here.
+//! Knows nothing of what kernels compute.
+
+use std::fmt;
+
+#[cfg(target_arch = "x86_64")]
+use crate::avx2::Avx2;
+use crate::portable::Portable;
+use crate::simd::Simd;
+
+/// The environment variable that forces an instruction set.
+const VARIABLE: &str = "RELAY_CPU";
+
+/// An instruction set that this machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cpu(Set);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Set {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+/// A forced instruction set that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CpuError {
+    /// No instruction set has this name.
+    Unknown(String),
+    /// This machine does not have it.
+    Unsupported(&'static str),
+}
+
+impl fmt::Display for CpuError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(name) => write!(
+                formatter,
+                "{VARIABLE}={name} names no instruction set: use portable or avx2, or unset it"
+            ),
+            Self::Unsupported(name) => write!(
+                formatter,
+                "{VARIABLE}={name}, but this machine does not have it: use portable, or unset it"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for CpuError {}
+
+impl Cpu {
+    /// The widest instruction set at hand.
+    pub fn best() -> Self {
+        Self::avx2().unwrap_or(Self::PORTABLE)
+    }
+
+    /// Plain Rust, on every machine.
+    pub const PORTABLE: Self = Self(Set::Portable);
+
+    /// AVX2 with FMA and F16C, where the machine has them.
+    pub fn avx2() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        return Avx2::detect().map(|token| Self(Set::Avx2(token)));
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
+    /// What `name` forces, or the best where it is `None`.
+    ///
+    /// # Errors
+    /// [`CpuError`] if there is no such instruction set, or not here.
+    pub fn named(name: Option<&str>) -> Result<Self, CpuError> {
+        match name {
+            None => Ok(Self::best()),
+            Some("portable") => Ok(Self::PORTABLE),
+            Some("avx2") => Self::avx2().ok_or(CpuError::Unsupported("avx2")),
+            Some(other) => Err(CpuError::Unknown(other.to_owned())),
+        }
+    }
+
+    /// What the environment variable `RELAY_CPU` forces, or the best where it is not set.
+    ///
+    /// # Errors
+    /// [`CpuError`] if there is no such instruction set, or not here.
+    pub fn from_environment() -> Result<Self, CpuError> {
+        let name = std::env::var_os(VARIABLE).map(|name| name.to_string_lossy().into_owned());
+        Self::named(name.as_deref())
+    }
+
+    /// The name that forces it.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Set::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => "avx2",
+        }
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Set::Portable => kernel.run(Portable),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(token) => token.run(kernel),
+        }
+    }
+}
+
+/// A computation with its arguments, to be compiled once for each instruction set.
+pub(crate) trait Kernel {
+    /// What it gives.
+    type Output;
+
+    /// Computes. Must be `#[inline(always)]`, and so must all it calls with `simd`: only then is
+    /// it compiled with the features of its caller.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_forces_an_instruction_set() {
+        assert_eq!(Cpu::named(None), Ok(Cpu::best()));
+        assert_eq!(Cpu::named(Some("portable")), Ok(Cpu::PORTABLE));
+        assert_eq!(Cpu::named(Some("avx2")).ok(), Cpu::avx2());
+        let message = Cpu::named(Some("avx1024")).unwrap_err().to_string();
+        assert!(message.contains("avx1024") && message.contains("portable"), "{message}");
+        assert_eq!(Cpu::PORTABLE.name(), "portable");
+    }
+}

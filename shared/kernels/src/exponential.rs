@@ -1,0 +1,83 @@
+//! The exponential: our own, since the system's differs between machines, and vectorised.
+
+use crate::simd::{LANES, Simd};
+
+/// eˣ with a relative error below 1e-6: argument reduction to ±½ ln 2 and a polynomial. Below −87
+/// it is 0, above 88 it stays at e⁸⁸.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(simd: S, x: S::Floats) -> S::Floats {
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    const LEAST: f32 = -87.0;
+    const MOST: f32 = 88.0;
+    const TAYLOR: [f32; 7] =
+        [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0];
+    let bounded = simd.min(simd.max(x, simd.splat(LEAST)), simd.splat(MOST));
+    let power = simd.round(simd.mul(bounded, simd.splat(std::f32::consts::LOG2_E)));
+    let rest = simd.mul_add(power, simd.splat(-LN_2_HIGH), bounded);
+    let rest = simd.mul_add(power, simd.splat(-LN_2_LOW), rest);
+    let mut sum = simd.splat(TAYLOR[0]);
+    for factor in &TAYLOR[1..] {
+        sum = simd.mul_add(sum, rest, simd.splat(*factor));
+    }
+    let mantissa = simd.mul_add(sum, rest, simd.splat(1.0));
+    let value = simd.mul(mantissa, simd.power_of_two(power));
+    simd.where_at_least(x, simd.splat(LEAST), value)
+}
+
+/// Replaces scores by e^(score − highest); gives the highest and the sum of the exponentials,
+/// taken 8 by 8, then over lanes. A score of −∞ becomes 0.
+#[inline(always)]
+pub(crate) fn exponentiate<S: Simd>(simd: S, scores: &mut [[f32; LANES]]) -> (f32, f32) {
+    let mut highest = simd.splat(f32::NEG_INFINITY);
+    for scores in scores.iter() {
+        highest = simd.max(highest, simd.load(scores));
+    }
+    let highest = simd.max_lane(highest);
+    let mut total = simd.splat(0.0);
+    for scores in scores {
+        let powers = exp(simd, simd.sub(simd.load(scores), simd.splat(highest)));
+        total = simd.add(total, powers);
+        simd.store(powers, scores);
+    }
+    (highest, simd.sum_lanes(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{Cpu, Kernel};
+
+    struct Exp([f32; LANES]);
+
+    impl Kernel for Exp {
+        type Output = [f32; LANES];
+
+        #[inline(always)]
+        fn run<S: Simd>(mut self, simd: S) -> [f32; LANES] {
+            let powers = exp(simd, simd.load(&self.0));
+            simd.store(powers, &mut self.0);
+            self.0
+        }
+    }
+
+    #[test]
+    fn the_exponential_is_close_everywhere() {
+        let mut x = -86.9_f32;
+        while x < 87.9 {
+            let xs: [f32; LANES] = std::array::from_fn(|lane| x + 0.003 * lane as f32);
+            let ours = Cpu::best().run(Exp(xs));
+            assert_eq!(ours.map(f32::to_bits), Cpu::PORTABLE.run(Exp(xs)).map(f32::to_bits));
+            for (ours, x) in ours.into_iter().zip(xs) {
+                let exact = f64::from(x).exp();
+                assert!((f64::from(ours) / exact - 1.0).abs() < 1e-6, "exp({x}) = {ours}");
+            }
+            x += 0.024;
+        }
+        let ends = [0.0, f32::NEG_INFINITY, -87.1, f32::INFINITY, 89.0, 1e-40, -0.0, -1e30];
+        let [zero, low, below, high, above, tiny, negative, lowest] = Cpu::best().run(Exp(ends));
+        assert_eq!([zero, tiny, negative].map(f32::to_bits), [1.0_f32.to_bits(); 3]);
+        assert_eq!([low, below, lowest].map(f32::to_bits), [0; 3]);
+        assert!(high.is_finite() && above.to_bits() == high.to_bits());
+    }
+}

@@ -1,0 +1,251 @@
+//! Products of every format: against f64, across instruction sets, threads and mixes of rows.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::blocks::{WeightFormat, expand};
+use crate::cpu::Cpu;
+
+/// A stream of numbers from a seed.
+struct Noise(u64);
+
+impl Noise {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        self.0 >> 29
+    }
+
+    fn byte(&mut self) -> u8 {
+        (self.bits() & 0xFF) as u8
+    }
+
+    /// Now and then 0, huge or tiny; else within ±2.
+    fn value(&mut self) -> f32 {
+        let fraction = (self.bits() % 65_536) as f32 / 16_384.0 - 2.0;
+        match self.bits() % 64 {
+            0 => 0.0,
+            1 => fraction * 1e6,
+            2 => fraction * 1e-40,
+            _ => fraction,
+        }
+    }
+
+    /// A finite half, subnormal ones among them.
+    fn half(&mut self) -> [u8; 2] {
+        let bits = (self.bits() & 0xFFFF) as u16;
+        let small = bits & 0x8000 | (bits & 0x7FFF) % 0x4000;
+        small.to_le_bytes()
+    }
+}
+
+/// Where a block holds halves.
+fn halves_of(format: WeightFormat) -> &'static [usize] {
+    match format {
+        WeightFormat::F32 => &[],
+        WeightFormat::F16 | WeightFormat::Q4_0 | WeightFormat::Q5_0 | WeightFormat::Q8_0 => &[0],
+        WeightFormat::Q4_1 | WeightFormat::Q5_1 | WeightFormat::Q4K | WeightFormat::Q5K => &[0, 2],
+        WeightFormat::Q6K => &[208],
+        WeightFormat::Bf16 => &[],
+    }
+}
+
+fn blocks(format: WeightFormat, weights: usize, noise: &mut Noise) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..weights / format.block_weights() {
+        let mut block: Vec<u8> = (0..format.block_bytes()).map(|_| noise.byte()).collect();
+        for at in halves_of(format) {
+            block[*at..at + 2].copy_from_slice(&noise.half());
+        }
+        match format {
+            WeightFormat::F32 => block.copy_from_slice(&noise.value().to_le_bytes()),
+            WeightFormat::Bf16 => block.copy_from_slice(&noise.value().to_le_bytes()[2..]),
+            _ => {}
+        }
+        bytes.extend(block);
+    }
+    bytes
+}
+
+#[derive(Debug)]
+struct Case {
+    format: WeightFormat,
+    rows: usize,
+    outputs: usize,
+    width: usize,
+    inputs: Vec<f32>,
+    weights: Vec<u8>,
+}
+
+impl Case {
+    fn new(format: WeightFormat, [rows, outputs, blocks_wide]: [usize; 3], seed: u64) -> Self {
+        let mut noise = Noise(seed);
+        let width = blocks_wide * format.block_weights();
+        let inputs = (0..rows * width).map(|_| noise.value()).collect();
+        let weights = blocks(format, outputs * width, &mut noise);
+        Self { format, rows, outputs, width, inputs, weights }
+    }
+
+    /// The product of some of the rows.
+    fn run(&self, cpu: Cpu, threads: usize, rows: Range<usize>) -> Vec<f32> {
+        let pool = Pool::new(cpu, threads);
+        let values = &self.inputs[rows.start * self.width..rows.end * self.width];
+        let mut codes = QuantisedRows::new();
+        let matrix = PackedMatrix::pack(&pool, self.format, &self.weights, self.width);
+        assert_eq!((matrix.outputs(), matrix.width()), (self.outputs, self.width));
+        if matrix.takes_codes() {
+            codes.fill(&pool, values, self.width);
+        }
+        let mut out = vec![f32::NAN; rows.len() * self.outputs];
+        let products = &mut [Product { matrix: &matrix, out: &mut out }];
+        multiply(&pool, Inputs { values, codes: &codes }, products);
+        out
+    }
+
+    fn all(&self, cpu: Cpu) -> Vec<f32> {
+        self.run(cpu, 1, 0..self.rows)
+    }
+
+    /// The product in f64, and how large its terms are, of what the codes stand for.
+    fn exact(&self, row: usize, output: usize) -> (f64, f64) {
+        let pool = Pool::new(Cpu::PORTABLE, 1);
+        let row = &self.inputs[row * self.width..(row + 1) * self.width];
+        let mut values: Vec<f64> = row.iter().copied().map(f64::from).collect();
+        if self.format.block_weights() > 1 {
+            let mut codes = QuantisedRows::new();
+            codes.fill(&pool, row, self.width);
+            let value =
+                |block: &RowBlock| block.codes.map(|c| f64::from(c) * f64::from(block.scale));
+            values = codes.row(0).iter().flat_map(value).collect();
+        }
+        let row_bytes = self.weights.len() / self.outputs;
+        let mut weights = vec![0.0; self.width];
+        expand(self.format, &self.weights[output * row_bytes..][..row_bytes], &mut weights);
+        let terms = values.iter().zip(&weights).map(|(a, b)| a * f64::from(*b));
+        let size = terms.clone().map(f64::abs).sum::<f64>();
+        (terms.sum(), size)
+    }
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+fn format() -> impl Strategy<Value = WeightFormat> {
+    prop::sample::select(WeightFormat::ALL.to_vec())
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    (format(), 0_usize..10, 1_usize..20, 1_usize..4, any::<u64>()).prop_map(
+        |(format, rows, outputs, blocks, seed)| Case::new(format, [rows, outputs, blocks], seed),
+    )
+}
+
+proptest! {
+    #[test]
+    fn portable_products_are_close_to_exact(case in case()) {
+        let out = case.all(Cpu::PORTABLE);
+        for row in 0..case.rows {
+            for output in 0..case.outputs {
+                let (exact, size) = case.exact(row, output);
+                let ours = f64::from(out[row * case.outputs + output]);
+                // Offsets and codes are summed apart, so that terms may be larger than sums of
+                // them: 64 bounds both.
+                let most = size * 64.0 * f64::from(f32::EPSILON) + 1e-30;
+                prop_assert!((ours - exact).abs() <= most, "{:?}: {ours}, not {exact}", case.format);
+            }
+        }
+    }
+
+    #[test]
+    fn instruction_sets_give_the_same_bits(case in case()) {
+        prop_assert!(same_bits(&case.all(Cpu::best()), &case.all(Cpu::PORTABLE)), "{:?}", case.format);
+    }
+
+    /// Neither the rows beside it nor threads change a bit of a row.
+    #[test]
+    fn a_row_has_the_bits_it_has_alone(case in case(), threads in 1_usize..4) {
+        let together = case.run(Cpu::best(), threads, 0..case.rows);
+        for row in 0..case.rows {
+            let alone = case.run(Cpu::best(), 1, row..row + 1);
+            prop_assert!(same_bits(&together[row * case.outputs..][..case.outputs], &alone));
+        }
+    }
+}
+
+/// The greatest codes of both sides, where 16 bits would overflow first.
+#[test]
+fn extreme_codes_do_not_saturate() {
+    for format in WeightFormat::ALL.into_iter().filter(|format| format.block_weights() > 1) {
+        for (byte, sign) in [(0xFF, 1.0), (0xFF, -1.0), (0x80, 1.0), (0x80, -1.0), (0x7F, 1.0)] {
+            let mut case = Case::new(format, [1, 8, 1], 0);
+            case.inputs.fill(sign * 127.0);
+            case.weights.fill(byte);
+            for block in case.weights.chunks_mut(format.block_bytes()) {
+                for at in halves_of(format) {
+                    block[*at..at + 2].copy_from_slice(&0x3C00_u16.to_le_bytes());
+                }
+            }
+            let (exact, size) = case.exact(0, 3);
+            for cpu in [Cpu::PORTABLE, Cpu::best()] {
+                let ours = f64::from(case.all(cpu)[3]);
+                assert!((ours - exact).abs() <= size * 1e-5, "{format:?}: {ours}, not {exact}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_is_read_back_as_the_format_defines_it() {
+    for format in WeightFormat::ALL {
+        let case = Case::new(format, [1, 11, 2], 3);
+        let matrix =
+            PackedMatrix::pack(&Pool::new(Cpu::best(), 1), format, &case.weights, case.width);
+        let mut values = vec![0.0; 11 * case.width];
+        expand(format, &case.weights, &mut values);
+        let mut row = vec![f32::NAN; case.width];
+        for (index, values) in values.chunks(case.width).enumerate() {
+            matrix.row(index, &mut row);
+            let same = row.iter().zip(values).all(|(a, b)| a == b);
+            assert!(same, "{format:?}, row {index}");
+        }
+    }
+}
+
+#[test]
+fn packed_weights_are_hardly_larger_than_the_file() {
+    for format in WeightFormat::ALL {
+        let case = Case::new(format, [1, 16, 2], 1);
+        let matrix =
+            PackedMatrix::pack(&Pool::new(Cpu::best(), 1), format, &case.weights, case.width);
+        assert!(matrix.bytes() * 100 <= case.weights.len() * 103, "{format:?}");
+    }
+}
+
+#[test]
+fn several_matrices_share_a_call() {
+    let first = Case::new(WeightFormat::Q4_0, [3, 9, 8], 5);
+    let mut second = Case::new(WeightFormat::F16, [3, 5, 256], 6);
+    second.inputs.clone_from(&first.inputs);
+    let pool = Pool::new(Cpu::best(), 2);
+    let pack = |case: &Case| PackedMatrix::pack(&pool, case.format, &case.weights, 256);
+    let (a, b) = (pack(&first), pack(&second));
+    let mut codes = QuantisedRows::new();
+    codes.fill(&pool, &first.inputs, 256);
+    let (mut out_a, mut out_b) = (vec![0.0; 27], vec![0.0; 15]);
+    let inputs = Inputs { values: &first.inputs, codes: &codes };
+    let products =
+        &mut [Product { matrix: &a, out: &mut out_a }, Product { matrix: &b, out: &mut out_b }];
+    multiply(&pool, inputs, products);
+    assert!(same_bits(&out_a, &first.all(Cpu::best())));
+    assert!(same_bits(&out_b, &second.all(Cpu::best())));
+}
+
+#[test]
+#[should_panic(expected = "another shape")]
+fn refuses_an_output_of_another_shape() {
+    let case = Case::new(WeightFormat::F32, [2, 3, 4], 1);
+    let pool = Pool::new(Cpu::best(), 1);
+    let matrix = PackedMatrix::pack(&pool, case.format, &case.weights, 4);
+    let inputs = Inputs { values: &case.inputs, codes: &QuantisedRows::new() };
+    multiply(&pool, inputs, &mut [Product { matrix: &matrix, out: &mut [0.0; 5] }]);
+}

@@ -1,0 +1,124 @@
+//! How weights lie once they are packed: panels of 8 outputs, block after block.
+//!
+//! A vector register holds four consecutive weights of each of the 8 outputs, so that one
+//! broadcast of four activation codes meets all of them, and a sum never crosses lanes. Codes keep
+//! the bits they have in the file. Knows how one block is packed and multiplied, not who does it.
+
+mod eight_bit;
+mod five_bit;
+mod four_bit;
+mod plain;
+mod two_level;
+
+pub(crate) use eight_bit::EightBit;
+pub(crate) use five_bit::{FiveBit, FiveBitOffset};
+pub(crate) use four_bit::{FourBit, FourBitOffset};
+pub(crate) use plain::{Bfloats, HalfFloats, PlainWeights, Singles};
+pub(crate) use two_level::{FiveBitTwoLevel, FourBitTwoLevel, SixBitTwoLevel};
+
+use crate::blocks::WeightFormat;
+use crate::quantise::{BLOCK, RowBlock};
+use crate::simd::{LANES, Simd};
+
+/// Outputs of a panel.
+pub(crate) const PANEL: usize = LANES;
+
+/// One value of a block for each output, as bytes hold it.
+pub(crate) type Halves = [u16; PANEL];
+
+/// The same block of 8 outputs, packed.
+pub(crate) trait PanelBlock: Sized + Send + Sync {
+    /// What the file holds.
+    const FORMAT: WeightFormat;
+    /// Pieces of 32 weights for each output.
+    const PIECES: usize = Self::FORMAT.block_weights() / BLOCK;
+    /// A piece in registers.
+    type Piece<S: Simd>: Copy;
+
+    /// Packs one block of each output, each of the format's bytes.
+    fn pack(sources: [&[u8]; PANEL]) -> Self;
+
+    /// A piece of one output, as the values that its codes stand for.
+    fn values(&self, piece: usize, output: usize) -> [f32; BLOCK];
+
+    /// Brings a piece into registers.
+    fn piece<S: Simd>(&self, simd: S, piece: usize) -> Self::Piece<S>;
+
+    /// Adds the products of a piece with a block of a row to `sum`. The order of its operations is
+    /// the order of every sum, so it decides bits.
+    fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats;
+}
+
+/// The codes of the `group`th four weights of a row's block.
+#[inline(always)]
+fn four_codes(row: &RowBlock, group: usize) -> [i8; 4] {
+    row.codes.as_chunks::<4>().0[group]
+}
+
+/// Two nibbles a byte: byte `4 · output + i` of vector `group` holds the weights `4 · group + i`
+/// of the output (low) and `16 + 4 · group + i` (high).
+pub(crate) type Nibbles = [[u8; 32]; 4];
+
+/// Nibbles of one output, in the order of a file that pairs weight i with weight i + 16.
+#[inline(always)]
+fn put_nibbles(to: &mut Nibbles, output: usize, bytes: &[u8]) {
+    for (group, bytes) in bytes.as_chunks::<4>().0.iter().take(4).enumerate() {
+        to[group][4 * output..4 * output + 4].copy_from_slice(bytes);
+    }
+}
+
+/// As vectors of whole bytes, in the order of the weights.
+#[inline(always)]
+fn spread_nibbles<S: Simd>(simd: S, nibbles: &Nibbles) -> [S::Bytes; 8] {
+    let mut spread = [simd.load_bytes(&nibbles[0]); 8];
+    for group in 0..4 {
+        let both = simd.load_bytes(&nibbles[group]);
+        spread[group] = simd.bits_down::<0>(both, 0x0F);
+        spread[group + 4] = simd.bits_down::<4>(both, 0x0F);
+    }
+    spread
+}
+
+/// Σ codes · weights of the groups `FIRST..FIRST + COUNT`. `COUNT · 2 · 127 · greatest weight`
+/// must fit into 16 bits.
+#[inline(always)]
+fn short_sum<S: Simd, const FIRST: usize, const COUNT: usize>(
+    simd: S,
+    weights: &[S::Bytes; 8],
+    row: &RowBlock,
+) -> S::Shorts {
+    let mut sum = simd.products(weights[FIRST], four_codes(row, FIRST));
+    for group in FIRST + 1..FIRST + COUNT {
+        sum = simd.add_shorts(sum, simd.products(weights[group], four_codes(row, group)));
+    }
+    sum
+}
+
+/// `sum + whole · scale · row scale`: the one way in which blocks are summed.
+#[inline(always)]
+fn add_scaled<S: Simd>(
+    simd: S,
+    whole: S::Ints,
+    scale: S::Floats,
+    row: &RowBlock,
+    sum: S::Floats,
+) -> S::Floats {
+    let scaled = simd.mul(simd.to_floats(whole), scale);
+    simd.mul_add(scaled, simd.splat(row.scale), sum)
+}
+
+/// What an offset of each weight adds.
+#[inline(always)]
+fn add_offset<S: Simd>(simd: S, offset: S::Floats, row: &RowBlock, sum: S::Floats) -> S::Floats {
+    simd.mul_add(offset, simd.splat(row.scaled_sum), sum)
+}
+
+/// The codes of one output, from vectors of whole bytes.
+fn codes_of(vectors: &[[u8; 32]; 8], output: usize) -> [f32; BLOCK] {
+    std::array::from_fn(|weight| f32::from(vectors[weight / 4][4 * output + weight % 4]))
+}
+
+#[inline(always)]
+fn half_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
