@@ -1,0 +1,316 @@
+//! A model's speed on this machine, alone or in turns with llama.cpp on the same file.
+//!
+//! Prompts are made-up ids: speed does not depend on what they say, and nothing is drawn.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use relay_kernels::{Cpu, Pool, read_bandwidth};
+use relay_model::{KvCache, LanguageModel, LoadOptions, LogitsWanted, Row, load};
+use serde::Serialize;
+
+use crate::figures::{float, median, resident_bytes};
+use crate::peer::Peer;
+
+mod limits {
+    /// Sequences that are decoded together.
+    pub(super) const BATCH_MAX: usize = 1024;
+    /// Pairs of runs whose ratios' medians are reported.
+    pub(super) const PAIRS_MIN: usize = 5;
+    pub(super) const PAIRS_MAX: usize = 1000;
+}
+
+/// What is measured.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The model file.
+    #[arg(long)]
+    model: PathBuf,
+    /// Threads; as many as there are cores unless given.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Tokens of the prompt.
+    #[arg(long, default_value_t = 512)]
+    prompt: usize,
+    /// Tokens decoded.
+    #[arg(long = "gen", default_value_t = 128)]
+    generated: usize,
+    /// Sequences decoded together.
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Tokens that each sequence holds before decoding starts.
+    #[arg(long, default_value_t = 0)]
+    context: usize,
+    /// A llama-bench to take turns with on the same file.
+    #[arg(long)]
+    peer: Option<PathBuf>,
+    /// Runs of each side, whose medians are reported; at least 5 with a peer.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One run of one side: tokens a second.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Speeds {
+    pub(crate) prefill_tps: f64,
+    pub(crate) decode_tps: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    cpu: &'static str,
+    threads: usize,
+    prompt_tokens: usize,
+    generated_tokens: usize,
+    batch: usize,
+    context_tokens: usize,
+    load_ms: f64,
+    prefill_tps: f64,
+    decode_tps: f64,
+    weight_bytes: usize,
+    kv_bytes: usize,
+    rss_bytes: Option<u64>,
+    bandwidth_gbps: f64,
+    /// Decoded tokens over those that memory allows: a step reads all weights and keys once.
+    fraction_of_limit: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<Comparison>,
+}
+
+/// Medians, over pairs of runs, of ours by theirs.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    pairs: usize,
+    prefill_tps: f64,
+    decode_tps: f64,
+    prefill_ratio: f64,
+    decode_ratio: f64,
+}
+
+/// Measures and prints.
+pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
+    check(options)?;
+    let report = run(options)?;
+    let text = if options.json { serde_json::to_string_pretty(&report)? } else { table(&report) };
+    print(&text);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what this program is for")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+fn check(options: &Options) -> anyhow::Result<()> {
+    let Options { prompt, generated, batch, pairs, peer, .. } = options;
+    if *prompt == 0 || *generated == 0 || !(1..=limits::BATCH_MAX).contains(batch) {
+        bail!("--prompt and --gen must be at least 1, --batch from 1 to {}", limits::BATCH_MAX);
+    }
+    let least = if peer.is_some() { limits::PAIRS_MIN } else { 1 };
+    if !(least..=limits::PAIRS_MAX).contains(pairs) {
+        bail!("--pairs must be from {least} to {}", limits::PAIRS_MAX);
+    }
+    if peer.is_some() && *batch > 1 {
+        bail!("llama-bench decodes one sequence: leave out --batch or --peer");
+    }
+    Ok(())
+}
+
+fn run(options: &Options) -> anyhow::Result<Report> {
+    let threads = options.threads.unwrap_or_else(relay_kernels::physical_cores);
+    let start = Instant::now();
+    let load_options = LoadOptions { threads: Some(threads), ..LoadOptions::default() };
+    let loaded = load(&options.model, &load_options).context("the model cannot be loaded")?;
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    let mut subject = Subject { model: loaded.model, options, kv_bytes: 0 };
+    let peer = options.peer.as_ref().map(|program| Peer {
+        program,
+        model: &options.model,
+        threads,
+        prompt: options.prompt,
+        generated: options.generated,
+        context: options.context,
+    });
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
+    subject.warm_up()?;
+    for _ in 0..options.pairs {
+        ours.push(subject.run()?);
+        if let Some(peer) = &peer {
+            theirs.push(peer.run()?);
+        }
+    }
+    let pool = Pool::new(Cpu::from_environment()?, threads);
+    let bandwidth = read_bandwidth(&pool);
+    Ok(subject.report(&pool, load_ms, bandwidth, &ours, &theirs))
+}
+
+/// The model that is measured.
+struct Subject<'a> {
+    model: Box<dyn LanguageModel>,
+    options: &'a Options,
+    kv_bytes: usize,
+}
+
+impl Subject<'_> {
+    /// Brings everything into memory once.
+    fn warm_up(&mut self) -> anyhow::Result<()> {
+        let mut cache = self.model.new_cache();
+        self.append(&mut cache, 8)
+    }
+
+    fn run(&mut self) -> anyhow::Result<Speeds> {
+        let mut cache = self.model.new_cache();
+        let start = Instant::now();
+        self.append(&mut cache, self.options.prompt)?;
+        let prefill_tps = float(self.options.prompt) / start.elapsed().as_secs_f64();
+        drop(cache);
+        let mut caches: Vec<KvCache> =
+            (0..self.options.batch).map(|_| self.model.new_cache()).collect();
+        if self.options.context > 0 {
+            for cache in &mut caches {
+                self.append(cache, self.options.context)?;
+            }
+        }
+        let start = Instant::now();
+        for step in 0..self.options.generated {
+            self.step(&mut caches, step)?;
+        }
+        let tokens = float(self.options.generated * self.options.batch);
+        let decode_tps = tokens / start.elapsed().as_secs_f64();
+        self.kv_bytes = caches.iter().map(KvCache::bytes).sum();
+        Ok(Speeds { prefill_tps, decode_tps })
+    }
+
+    fn append(&mut self, cache: &mut KvCache, tokens: usize) -> anyhow::Result<()> {
+        let tokens: Vec<u32> = (0..tokens).map(|index| self.made_up_id(index)).collect();
+        self.model.forward(&mut [Row { tokens: &tokens, cache, logits: LogitsWanted::Last }])?;
+        Ok(())
+    }
+
+    fn step(&mut self, caches: &mut [KvCache], step: usize) -> anyhow::Result<()> {
+        let ids: Vec<[u32; 1]> =
+            (0..caches.len()).map(|row| [self.made_up_id(step * 31 + row)]).collect();
+        let rows = caches.iter_mut().zip(&ids);
+        let mut rows: Vec<Row<'_>> =
+            rows.map(|(cache, id)| Row { tokens: id, cache, logits: LogitsWanted::Last }).collect();
+        self.model.forward(&mut rows)?;
+        Ok(())
+    }
+
+    fn made_up_id(&self, index: usize) -> u32 {
+        let id = index * 7919 % self.model.shape().vocabulary_tokens;
+        u32::try_from(id).unwrap_or(0)
+    }
+
+    fn report(
+        &self,
+        pool: &Pool,
+        load_ms: f64,
+        bandwidth: f64,
+        ours: &[Speeds],
+        theirs: &[Speeds],
+    ) -> Report {
+        let options = self.options;
+        let weight_bytes = self.model.shape().weight_bytes;
+        let decode_tps = median(ours.iter().map(|speeds| speeds.decode_tps));
+        let step_bytes = float(weight_bytes + self.kv_bytes);
+        let limit_tps = bandwidth / step_bytes * float(options.batch);
+        Report {
+            model: options.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            cpu: pool.cpu().name(),
+            threads: pool.threads(),
+            prompt_tokens: options.prompt,
+            generated_tokens: options.generated,
+            batch: options.batch,
+            context_tokens: options.context,
+            load_ms,
+            prefill_tps: median(ours.iter().map(|speeds| speeds.prefill_tps)),
+            decode_tps,
+            weight_bytes,
+            kv_bytes: self.kv_bytes,
+            rss_bytes: resident_bytes(),
+            bandwidth_gbps: bandwidth / 1e9,
+            fraction_of_limit: decode_tps / limit_tps,
+            peer: (!theirs.is_empty()).then(|| compare(ours, theirs)),
+        }
+    }
+}
+
+fn compare(ours: &[Speeds], theirs: &[Speeds]) -> Comparison {
+    let pairs = || ours.iter().zip(theirs);
+    Comparison {
+        pairs: pairs().count(),
+        prefill_tps: median(theirs.iter().map(|speeds| speeds.prefill_tps)),
+        decode_tps: median(theirs.iter().map(|speeds| speeds.decode_tps)),
+        prefill_ratio: median(pairs().map(|(a, b)| a.prefill_tps / b.prefill_tps)),
+        decode_ratio: median(pairs().map(|(a, b)| a.decode_tps / b.decode_tps)),
+    }
+}
+
+fn table(report: &Report) -> String {
+    let Report { prefill_tps, decode_tps, bandwidth_gbps, fraction_of_limit, .. } = report;
+    let mut lines = vec![
+        format!("{} on {}, {} threads", report.model, report.cpu, report.threads),
+        format!("prefill  {prefill_tps:8.1} tokens/s"),
+        format!("decode   {decode_tps:8.1} tokens/s, {fraction_of_limit:.2} of the limit"),
+        format!("memory   {bandwidth_gbps:8.1} GB/s read"),
+    ];
+    if let Some(peer) = &report.peer {
+        lines.push(format!(
+            "peer     {:8.1} and {:.1} tokens/s; we are {:.2} and {:.2} times as fast",
+            peer.prefill_tps, peer.decode_tps, peer.prefill_ratio, peer.decode_ratio
+        ));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speeds(prefill_tps: f64, decode_tps: f64) -> Speeds {
+        Speeds { prefill_tps, decode_tps }
+    }
+
+    #[test]
+    fn ratios_are_medians_over_pairs() {
+        let ours = [speeds(10.0, 4.0), speeds(30.0, 1.0), speeds(8.0, 9.0)];
+        let theirs = [speeds(5.0, 4.0), speeds(10.0, 2.0), speeds(8.0, 3.0)];
+        let comparison = compare(&ours, &theirs);
+        assert!((comparison.prefill_ratio - 2.0).abs() < 1e-9);
+        assert!((comparison.decode_ratio - 1.0).abs() < 1e-9);
+        assert_eq!(comparison.pairs, 3);
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        let parse = |extra: &[&str]| {
+            #[derive(Debug, clap::Parser)]
+            struct Only {
+                #[command(flatten)]
+                options: Options,
+            }
+            let args = ["bench", "--model", "m.gguf"].iter().chain(extra);
+            let only: Only = clap::Parser::try_parse_from(args).unwrap();
+            check(&only.options)
+        };
+        assert!(parse(&[]).is_ok());
+        let refused: [&[&str]; 5] = [
+            &["--gen", "0"],
+            &["--prompt", "0"],
+            &["--batch", "0"],
+            &["--peer", "x", "--pairs", "4"],
+            &["--peer", "x", "--batch", "2"],
+        ];
+        for refused in refused {
+            assert!(parse(refused).is_err(), "{refused:?}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! llama.cpp's own measurement of the same file: runs llama-bench and reads its JSON.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+use crate::engine::Speeds;
+
+/// A llama-bench and what it is asked to measure.
+pub(crate) struct Peer<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) model: &'a Path,
+    pub(crate) threads: usize,
+    pub(crate) prompt: usize,
+    pub(crate) generated: usize,
+    /// Tokens held before decoding starts.
+    pub(crate) context: usize,
+}
+
+/// One of its results; it has one for prefill and one for decode.
+#[derive(Debug, Deserialize)]
+struct Measured {
+    n_prompt: usize,
+    n_gen: usize,
+    avg_ts: f64,
+}
+
+impl Peer<'_> {
+    /// Measures prefill and decode once.
+    pub(crate) fn run(&self) -> anyhow::Result<Speeds> {
+        let prefill = self.ask(&["-p", &self.prompt.to_string(), "-n", "0"])?;
+        let context = self.context.to_string();
+        let generated = self.generated.to_string();
+        let mut decode = vec!["-p", "0", "-n", &generated];
+        if self.context > 0 {
+            decode.extend(["-d", &context]);
+        }
+        let decode = self.ask(&decode)?;
+        let prefill_tps = speed(&prefill, |result| result.n_prompt == self.prompt)?;
+        let decode_tps = speed(&decode, |result| result.n_gen == self.generated)?;
+        Ok(Speeds { prefill_tps, decode_tps })
+    }
+
+    fn ask(&self, what: &[&str]) -> anyhow::Result<String> {
+        let threads = self.threads.to_string();
+        let output = Command::new(self.program)
+            .arg("-m")
+            .arg(self.model)
+            .args(["-t", &threads, "-r", "1", "-o", "json"])
+            .args(what)
+            .output()
+            .with_context(|| format!("{} cannot be started", self.program.display()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{} failed: {}", self.program.display(), said.trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+fn speed(json: &str, is_wanted: impl Fn(&Measured) -> bool) -> anyhow::Result<f64> {
+    let results: Vec<Measured> =
+        serde_json::from_str(json).context("llama-bench printed something else than expected")?;
+    let wanted = results.iter().find(|result| is_wanted(result));
+    Ok(wanted.context("llama-bench did not measure what was asked")?.avg_ts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_speeds_are_read() {
+        let json = r#"[{"n_prompt": 512, "n_gen": 0, "avg_ts": 300.5, "other": "x"},
+                       {"n_prompt": 0, "n_gen": 128, "avg_ts": 99.0}]"#;
+        assert!((speed(json, |result| result.n_gen == 128).unwrap() - 99.0).abs() < 1e-9);
+        assert!(speed(json, |result| result.n_gen == 7).is_err());
+        assert!(speed("error", |_| true).is_err());
+    }
+}
