@@ -44,6 +44,7 @@ pub(crate) fn exponentiate<S: Simd>(simd: S, scores: &mut [[f32; LANES]]) -> (f3
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_precision_loss, reason = "lanes are few")]
 mod tests {
     use super::*;
     use crate::cpu::{Cpu, Kernel};

@@ -104,6 +104,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::cast_possible_truncation, reason = "halves are exact as f32")]
     fn narrowing_gives_the_nearest_half() {
         for bits in 0..0x7C00_u16 {
             let (here, above) = (widen_half(bits), half_by_definition(bits + 1));

@@ -391,7 +391,9 @@ mod tests {
             let mut values = vec![0; len];
             pool(3).share_rows(&mut values, row_len, &|first, rows| {
                 for (index, row) in rows.chunks_mut(row_len).enumerate() {
-                    row.iter_mut().for_each(|value| *value += first + index);
+                    for value in row {
+                        *value += first + index;
+                    }
                 }
             });
             assert!(values.iter().enumerate().all(|(at, value)| *value == at / row_len));
@@ -446,7 +448,7 @@ mod tests {
     fn two_pools_work_at_the_same_time() {
         let (first, second) = (pool(2), pool(2));
         let met = AtomicU64::new(0);
-        let meet = |_| {
+        let wait_for_all = |_| {
             met.fetch_add(1, Ordering::SeqCst);
             // Ends only if the shares of both pools run side by side.
             while met.load(Ordering::SeqCst) < 4 {
@@ -454,8 +456,8 @@ mod tests {
             }
         };
         std::thread::scope(|scope| {
-            scope.spawn(|| first.run(&meet));
-            scope.spawn(|| second.run(&meet));
+            scope.spawn(|| first.run(&wait_for_all));
+            scope.spawn(|| second.run(&wait_for_all));
         });
     }
 

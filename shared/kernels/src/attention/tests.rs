@@ -1,4 +1,5 @@
 //! Attention against f64, and the same bits for every way to the same query.
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "made-up numbers")]
 
 use std::ops::Range;
 

@@ -15,6 +15,8 @@ use crate::tiny_file::{
 
 /// How far two logits of the same token may lie apart, over the largest logit of the position.
 const RELATIVE: f32 = 1e-4;
+/// The same where one side keeps keys and values as halves.
+const HALVES: f32 = 5e-3;
 
 fn ids(len: u32) -> Vec<u32> {
     (0..len).map(|i| (i * 7919 + i * i * 31) % 259).collect()
@@ -146,7 +148,8 @@ fn check(device: DeviceChoice, precision: DevicePrecision, relative: f32) {
         let mut model = load_on(family, device, precision).unwrap();
         let whole = positions(&fresh(&mut *model, &tokens));
         let mut on_cpu = load_on(family, DeviceChoice::Cpu, precision).unwrap();
-        assert_near(&whole, &positions(&fresh(&mut *on_cpu, &tokens)), relative);
+        // Our own kernels keep keys and values in 11 bits.
+        assert_near(&whole, &positions(&fresh(&mut *on_cpu, &tokens)), relative.max(HALVES));
         check_chunks(&mut *model, &tokens, &whole, relative);
         check_rows(&mut *model, relative);
         check_cuts_and_forks(&mut *model, &tokens, &whole, relative);

@@ -39,9 +39,11 @@ fn agrees_with_a_plain_implementation() {
     let ours = all_at_once(&mut *tiny(), &tokens);
     let exact = reference::logits(&tensors(), &tokens);
     for (position, exact) in exact.iter().enumerate() {
+        // Keys and values have 11 bits.
+        let largest = exact.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
         for (ours, exact) in ours.row(position).iter().zip(exact) {
-            // Keys and values have 11 bits.
-            assert!((f64::from(*ours) - exact).abs() < 1e-2, "{position}: {ours} not {exact}");
+            let apart = (f64::from(*ours) - exact).abs();
+            assert!(apart < 5e-3 * largest, "{position}: {ours} not {exact}");
         }
     }
 }
