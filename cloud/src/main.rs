@@ -219,7 +219,7 @@ fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
 async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
     let Some(model) = settings.model.clone() else {
         return Err(Failure::usage(
-            "setting `model`: it is not set; give the path of a GGUF file with --model",
+            "setting `model`: it is not set; give the path of a GGUF file or of a model's folder with --model",
         ));
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::fault)?;

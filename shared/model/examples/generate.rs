@@ -13,10 +13,10 @@ use relay_model::{
 };
 use serde::Serialize;
 
-/// Generates text with a GGUF model, always taking the most likely token.
+/// Generates text with a model, always taking the most likely token.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The model file (GGUF).
+    /// The model: a GGUF file, or a Hugging Face folder.
     #[arg(long)]
     model: PathBuf,
     /// A raw prompt; control tokens in it are recognised.

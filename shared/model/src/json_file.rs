@@ -2,13 +2,13 @@
 //!
 //! Knows no model; what the keys mean is its readers' business.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
+use crate::regular_file::open_regular;
 
 mod limits {
     /// Bytes of such a file: the largest, an index of shards, has a line for each tensor. What is
@@ -32,7 +32,7 @@ impl JsonFile {
     pub(crate) fn read(path: &Path) -> Result<Self, ModelError> {
         let failed =
             |action| move |source| ModelError::Io { path: path.to_owned(), action, source };
-        let file = File::open(path).map_err(failed("open"))?;
+        let file = open_regular(path, DAMAGED)?;
         let mut bytes = Vec::new();
         file.take(limits::JSON_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed("read"))?;
         let bad = |what: String| Err(ModelError::bad_file(path, what, DAMAGED));

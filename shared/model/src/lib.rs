@@ -33,6 +33,7 @@ mod load;
 mod mapped_file;
 mod model_card;
 mod noise;
+mod regular_file;
 mod safetensors;
 mod sampler;
 mod slab;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::ModelError;
+use crate::regular_file::open_regular;
 
 /// A file's bytes, mapped for reading.
 #[derive(Debug)]
@@ -39,12 +40,8 @@ impl MappedFile {
     pub(crate) fn open(path: &Path, advice: &'static str) -> Result<Arc<Self>, ModelError> {
         let failed =
             |action| move |source| ModelError::Io { path: path.to_owned(), action, source };
-        let file = File::open(path).map_err(failed("open"))?;
-        let status = file.metadata().map_err(failed("read"))?;
-        if !status.is_file() {
-            return Err(ModelError::bad_file(path, "this is not a file", advice));
-        }
-        let bytes = match status.len() {
+        let file = open_regular(path, advice)?;
+        let bytes = match file.metadata().map_err(failed("read"))?.len() {
             // Some systems do not map nothing.
             0 => Bytes::Owned(Vec::new()),
             _ => Bytes::Mapped(map(&file).map_err(failed("map"))?),

@@ -4,7 +4,6 @@
 //!
 //! Names: the metadata keys of llama.cpp's converter, and the files that transformers writes.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use super::ChatTemplate;
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
 use crate::json_file::JsonFile;
+use crate::regular_file::open_regular;
 use crate::tokenizer::Tokenizer;
 
 mod limits {
@@ -106,15 +106,18 @@ impl Sources {
 /// What a text file holds; `None` if there is none.
 fn read_text(path: &Path) -> Result<Option<String>, ModelError> {
     let mut text = String::new();
-    let read = File::open(path)
-        .and_then(|file| file.take(limits::TEMPLATE_BYTES_MAX + 1).read_to_string(&mut text));
-    match read {
+    let file = match open_regular(path, "bring the file again") {
+        Err(ModelError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        opened => opened?,
+    };
+    match file.take(limits::TEMPLATE_BYTES_MAX + 1).read_to_string(&mut text) {
         Ok(bytes) if bytes as u64 > limits::TEMPLATE_BYTES_MAX => {
             let what = format!("more than {} bytes of template", limits::TEMPLATE_BYTES_MAX);
             Err(ModelError::bad_file(path, what, "bring the file again"))
         }
         Ok(_) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ModelError::Io { path: path.to_owned(), action: "read", source }),
     }
 }

@@ -141,7 +141,9 @@ impl Keys<'_> {
             _ => None,
         };
         size.filter(|size| (1..=most).contains(size)).ok_or_else(|| {
-            let what = format!("key {} must be a number from 1 to {most}", self.key(part));
+            let found =
+                if self.value(part).is_some() { "must be" } else { "is missing: it must be" };
+            let what = format!("key {} {found} a number from 1 to {most}", self.key(part));
             self.file.bad(what, UNUSABLE)
         })
     }

@@ -7,7 +7,6 @@
 //! Format: the `tokenizers` crate's serialisation, <https://docs.rs/tokenizers>.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +19,7 @@ use super::parts::{Roles, TokenizerParts, kind_of_added};
 use super::pre_tokenizer::{GPT2_PUBLISHED, LLAMA3_PUBLISHED, PreTokenizer, QWEN2_PUBLISHED};
 use super::{TokenKind, Tokenizer, limits};
 use crate::error::ModelError;
+use crate::regular_file::open_regular;
 
 const DAMAGED: &str = "bring the model's folder again";
 const UNSUPPORTED: &str = "use a model with a byte-level BPE tokenizer, as Llama 3, Qwen2, Qwen3 \
@@ -439,9 +439,11 @@ impl Folder<'_> {
 
 fn read_text(path: &Path) -> Result<Option<String>, ModelError> {
     let failed = |action| move |source| ModelError::Io { path: path.to_owned(), action, source };
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(failed("open"))?,
+    let file = match open_regular(path, DAMAGED) {
+        Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        opened => opened?,
     };
     let mut bytes = Vec::new();
     file.take(limits::JSON_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed("read"))?;

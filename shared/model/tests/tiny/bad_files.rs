@@ -117,7 +117,7 @@ fn unsupported_and_impossible_settings_are_named() {
         ("general.architecture", None, "architecture (none)"),
         ("general.alignment", Some(number(0)), "alignment 0"),
         ("general.alignment", Some(number(48)), "alignment 48"),
-        ("llama.block_count", None, "llama.block_count"),
+        ("llama.block_count", None, "llama.block_count is missing"),
         ("llama.block_count", Some(number(0)), "llama.block_count"),
         ("llama.block_count", Some(number(4)), "blk.3.attn_norm.weight is missing"),
         ("llama.block_count", Some(number(2)), "blk.2."),
@@ -279,7 +279,9 @@ fn tensors_that_lie_wrongly_are_named() {
 
 #[test]
 fn files_of_other_machines_and_times_are_named() {
-    for (version, expected) in [(3_u32.swap_bytes(), "big-endian"), (1, "version 1"), (0, "0")] {
+    for (version, expected) in
+        [(3_u32.swap_bytes(), "big-endian"), (1, "version 1"), (0, "version 0")]
+    {
         let mut file = RawFile::tiny(&metadata(), &tensors(), 32);
         file.version = version;
         let message = refusal(&file.bytes());

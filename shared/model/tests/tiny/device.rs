@@ -127,6 +127,7 @@ fn positions(logits: &Logits) -> Vec<Vec<f32>> {
 /// The largest distance of two positions' logits, over the largest logit.
 fn distance(left: &[f32], right: &[f32]) -> f32 {
     assert_eq!(left.len(), right.len());
+    assert!(left.iter().chain(right).all(|value| value.is_finite()));
     let largest = left.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     let apart = left.iter().zip(right).map(|(a, b)| (a - b).abs());
     apart.fold(0.0, f32::max) / largest

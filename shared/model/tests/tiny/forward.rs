@@ -55,7 +55,12 @@ fn blocks_of_codes_run_as_the_values_they_stand_for() {
     let exact = reference::logits(&tensors(), &ids(40));
     let far = |position: usize| {
         let pairs = logits.row(position).iter().zip(&exact[position]);
-        pairs.map(|(ours, exact)| (f64::from(*ours) - exact).abs()).fold(0.0, f64::max)
+        pairs
+            .map(|(ours, exact)| {
+                assert!(ours.is_finite(), "position {position}: {ours}");
+                (f64::from(*ours) - exact).abs()
+            })
+            .fold(0.0, f64::max)
     };
     assert!((0..40).map(far).fold(0.0, f64::max) < 1.5, "8-bit weights are nearly the weights");
     assert!(model.shape().weight_bytes < tiny().shape().weight_bytes / 2);
