@@ -135,8 +135,9 @@ fn a_folder_is_shown() {
     assert_eq!(code, 0, "{errors}");
     let object: Value = serde_json::from_str(&object).unwrap();
     assert_eq!(object["tensors"], json!([{ "format": "F32", "tensors": 11, "bytes": 61_952 }]));
-    assert_eq!(object["kv_bytes_per_token"], 2 * 4 * 32);
-    assert_eq!(object["fit"]["kv_bytes"], 100 * 2 * 4 * 32);
+    // A key and a value of 32 halves in the one layer.
+    assert_eq!(object["kv_bytes_per_token"], 2 * 2 * 32);
+    assert_eq!(object["fit"]["kv_bytes"], 100 * 2 * 2 * 32);
     assert_eq!(object["form"], "folder");
 }
 

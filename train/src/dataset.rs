@@ -21,7 +21,7 @@ pub enum Set {
     Math500,
     /// {problem, solution}, the answer in the solution's last box.
     Minerva,
-    /// {question, `final_answer`: [answer]}.
+    /// `{question, final_answer: [answer]}`.
     Olympiadbench,
     /// {problem, answer}, the answer text or a number.
     Aime24,
