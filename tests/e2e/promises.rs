@@ -116,13 +116,13 @@ async fn promise_6_drain_loses_no_answer() {
 async fn promise_8_batching_changes_nothing() {
     let step = Duration::from_millis(2);
     let cloud = Cloud::serve(scripted(llm_rule(1), step), |settings| {
-        // Small pieces, and KV for half of the sessions: evictions on the way.
+        // Small pieces, and KV for three of the sessions: evictions on the way.
         settings.prefill_chunk_tokens = 5;
         settings.draft_tokens_max = 4;
         settings.step_tokens_max = 24;
         settings.calls_max = 2;
         settings.context_tokens_max = Some(256);
-        settings.kv_bytes_max = 16 * 1024;
+        settings.kv_bytes_max = 6 * 1024;
     });
     let cloud = cloud.await.unwrap();
     let alone = Cloud::start(1, |_| ()).await.unwrap();
