@@ -17,8 +17,9 @@ pub(crate) use plain::{Bfloats, HalfFloats, PlainWeights, Singles};
 pub(crate) use two_level::{FiveBitTwoLevel, FourBitTwoLevel, SixBitTwoLevel};
 
 use crate::blocks::WeightFormat;
+use crate::portable::Portable;
 use crate::quantise::{BLOCK, RowBlock};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, widen};
 
 /// Outputs of a panel.
 pub(crate) const PANEL: usize = LANES;
@@ -107,10 +108,31 @@ fn add_scaled<S: Simd>(
     simd.mul_add(scaled, simd.splat(row.scale), sum)
 }
 
-/// What an offset of each weight adds.
+/// Σ codes · weights below 16: eight products of at most 2 · 127 · 15 fit into 16 bits.
 #[inline(always)]
-fn add_offset<S: Simd>(simd: S, offset: S::Floats, row: &RowBlock, sum: S::Floats) -> S::Floats {
-    simd.mul_add(offset, simd.splat(row.scaled_sum), sum)
+fn four_bit_sum<S: Simd>(simd: S, codes: &[S::Bytes; 8], row: &RowBlock) -> S::Ints {
+    widen(simd, short_sum::<S, 0, 8>(simd, codes, row))
+}
+
+/// A piece of a format whose codes have a scale and an offset: `code · scale + offset`.
+type OffsetPiece<S> = ([<S as Simd>::Bytes; 8], <S as Simd>::Floats, <S as Simd>::Floats);
+
+/// The values of one output that such a piece stands for.
+fn offset_values((codes, scales, offsets): OffsetPiece<Portable>, output: usize) -> [f32; BLOCK] {
+    codes_of(&codes, output).map(|code| code * scales[output] + offsets[output])
+}
+
+/// Adds such a piece, of which `whole` is Σ codes · weights, and then what its offset adds.
+#[inline(always)]
+fn add_with_offset<S: Simd>(
+    simd: S,
+    whole: S::Ints,
+    (_, scale, offset): &OffsetPiece<S>,
+    row: &RowBlock,
+    sum: S::Floats,
+) -> S::Floats {
+    let sum = add_scaled(simd, whole, *scale, row, sum);
+    simd.mul_add(*offset, simd.splat(row.scaled_sum), sum)
 }
 
 /// The codes of one output, from vectors of whole bytes.

@@ -1,8 +1,8 @@
 //! Codes of 5 bits, the fifth apart: `Q5_0` and `Q5_1`.
 
 use super::{
-    Halves, Nibbles, PANEL, PanelBlock, add_offset, add_scaled, codes_of, half_at, put_nibbles,
-    short_sum, spread_nibbles,
+    Halves, Nibbles, OffsetPiece, PANEL, PanelBlock, add_scaled, add_with_offset, codes_of,
+    half_at, offset_values, put_nibbles, short_sum, spread_nibbles,
 };
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
@@ -113,7 +113,7 @@ pub(crate) struct FiveBitOffset {
 
 impl PanelBlock for FiveBitOffset {
     const FORMAT: WeightFormat = WeightFormat::Q5_1;
-    type Piece<S: Simd> = ([S::Bytes; 8], S::Floats, S::Floats);
+    type Piece<S: Simd> = OffsetPiece<S>;
 
     fn pack(sources: [&[u8]; PANEL]) -> Self {
         let mut block = Self::default();
@@ -127,8 +127,7 @@ impl PanelBlock for FiveBitOffset {
     }
 
     fn values(&self, piece: usize, output: usize) -> [f32; BLOCK] {
-        let (codes, scales, offsets) = self.piece(Portable, piece);
-        codes_of(&codes, output).map(|code| code * scales[output] + offsets[output])
+        offset_values(self.piece(Portable, piece), output)
     }
 
     #[inline(always)]
@@ -138,13 +137,7 @@ impl PanelBlock for FiveBitOffset {
     }
 
     #[inline(always)]
-    fn add<S: Simd>(
-        simd: S,
-        (codes, scale, offset): &Self::Piece<S>,
-        row: &RowBlock,
-        sum: S::Floats,
-    ) -> S::Floats {
-        let whole = five_bit_sum(simd, codes, row);
-        add_offset(simd, *offset, row, add_scaled(simd, whole, *scale, row, sum))
+    fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats {
+        add_with_offset(simd, five_bit_sum(simd, &piece.0, row), piece, row, sum)
     }
 }

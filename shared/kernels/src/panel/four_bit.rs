@@ -1,13 +1,13 @@
 //! Codes of 4 bits: `Q4_0` and `Q4_1`.
 
 use super::{
-    Halves, Nibbles, PANEL, PanelBlock, add_offset, add_scaled, codes_of, half_at, put_nibbles,
-    short_sum, spread_nibbles,
+    Halves, Nibbles, OffsetPiece, PANEL, PanelBlock, add_scaled, add_with_offset, codes_of,
+    four_bit_sum, half_at, offset_values, put_nibbles, spread_nibbles,
 };
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
 use crate::quantise::{BLOCK, RowBlock};
-use crate::simd::{Simd, widen};
+use crate::simd::Simd;
 
 /// `(code − 8) · scale`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,7 +40,6 @@ impl PanelBlock for FourBit {
         (spread_nibbles(simd, &self.codes), simd.load_halves(&self.scales))
     }
 
-    /// Eight products of at most 2 · 127 · 15 fit into 16 bits.
     #[inline(always)]
     fn add<S: Simd>(
         simd: S,
@@ -48,7 +47,7 @@ impl PanelBlock for FourBit {
         row: &RowBlock,
         sum: S::Floats,
     ) -> S::Floats {
-        let whole = widen(simd, short_sum::<S, 0, 8>(simd, codes, row));
+        let whole = four_bit_sum(simd, codes, row);
         let whole = simd.sub_ints(whole, simd.splat_int(row.eightfold_sum));
         add_scaled(simd, whole, *scale, row, sum)
     }
@@ -65,7 +64,7 @@ pub(crate) struct FourBitOffset {
 
 impl PanelBlock for FourBitOffset {
     const FORMAT: WeightFormat = WeightFormat::Q4_1;
-    type Piece<S: Simd> = ([S::Bytes; 8], S::Floats, S::Floats);
+    type Piece<S: Simd> = OffsetPiece<S>;
 
     fn pack(sources: [&[u8]; PANEL]) -> Self {
         let mut block = Self::default();
@@ -78,8 +77,7 @@ impl PanelBlock for FourBitOffset {
     }
 
     fn values(&self, piece: usize, output: usize) -> [f32; BLOCK] {
-        let (codes, scales, offsets) = self.piece(Portable, piece);
-        codes_of(&codes, output).map(|code| code * scales[output] + offsets[output])
+        offset_values(self.piece(Portable, piece), output)
     }
 
     #[inline(always)]
@@ -88,15 +86,8 @@ impl PanelBlock for FourBitOffset {
         (codes, simd.load_halves(&self.scales), simd.load_halves(&self.offsets))
     }
 
-    /// Eight products of at most 2 · 127 · 15 fit into 16 bits.
     #[inline(always)]
-    fn add<S: Simd>(
-        simd: S,
-        (codes, scale, offset): &Self::Piece<S>,
-        row: &RowBlock,
-        sum: S::Floats,
-    ) -> S::Floats {
-        let whole = widen(simd, short_sum::<S, 0, 8>(simd, codes, row));
-        add_offset(simd, *offset, row, add_scaled(simd, whole, *scale, row, sum))
+    fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats {
+        add_with_offset(simd, four_bit_sum(simd, &piece.0, row), piece, row, sum)
     }
 }

@@ -2,13 +2,13 @@
 
 use super::five_bit::{FifthBits, five_bit_sum, put_fifth_bits, spread_five_bits};
 use super::{
-    Halves, Nibbles, PANEL, PanelBlock, add_offset, add_scaled, codes_of, half_at, short_sum,
-    spread_nibbles,
+    Halves, Nibbles, OffsetPiece, PANEL, PanelBlock, add_scaled, add_with_offset, codes_of,
+    four_bit_sum, half_at, offset_values, short_sum, spread_nibbles,
 };
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
 use crate::quantise::{BLOCK, RowBlock};
-use crate::simd::{Simd, widen};
+use crate::simd::Simd;
 
 /// Pieces of 32 weights in a block.
 const PIECES: usize = 8;
@@ -73,7 +73,7 @@ pub(crate) struct FourBitTwoLevel {
 
 impl PanelBlock for FourBitTwoLevel {
     const FORMAT: WeightFormat = WeightFormat::Q4K;
-    type Piece<S: Simd> = ([S::Bytes; 8], S::Floats, S::Floats);
+    type Piece<S: Simd> = OffsetPiece<S>;
 
     fn pack(sources: [&[u8]; PANEL]) -> Self {
         let mut block = Self::default();
@@ -85,8 +85,7 @@ impl PanelBlock for FourBitTwoLevel {
     }
 
     fn values(&self, piece: usize, output: usize) -> [f32; BLOCK] {
-        let (codes, scales, offsets) = self.piece(Portable, piece);
-        codes_of(&codes, output).map(|code| code * scales[output] + offsets[output])
+        offset_values(self.piece(Portable, piece), output)
     }
 
     #[inline(always)]
@@ -95,16 +94,9 @@ impl PanelBlock for FourBitTwoLevel {
         (spread_nibbles(simd, &self.codes[piece]), scale, offset)
     }
 
-    /// Eight products of at most 2 · 127 · 15 fit into 16 bits.
     #[inline(always)]
-    fn add<S: Simd>(
-        simd: S,
-        (codes, scale, offset): &Self::Piece<S>,
-        row: &RowBlock,
-        sum: S::Floats,
-    ) -> S::Floats {
-        let whole = widen(simd, short_sum::<S, 0, 8>(simd, codes, row));
-        add_offset(simd, *offset, row, add_scaled(simd, whole, *scale, row, sum))
+    fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats {
+        add_with_offset(simd, four_bit_sum(simd, &piece.0, row), piece, row, sum)
     }
 }
 
@@ -119,7 +111,7 @@ pub(crate) struct FiveBitTwoLevel {
 
 impl PanelBlock for FiveBitTwoLevel {
     const FORMAT: WeightFormat = WeightFormat::Q5K;
-    type Piece<S: Simd> = ([S::Bytes; 8], S::Floats, S::Floats);
+    type Piece<S: Simd> = OffsetPiece<S>;
 
     fn pack(sources: [&[u8]; PANEL]) -> Self {
         let mut block = Self::default();
@@ -138,8 +130,7 @@ impl PanelBlock for FiveBitTwoLevel {
     }
 
     fn values(&self, piece: usize, output: usize) -> [f32; BLOCK] {
-        let (codes, scales, offsets) = self.piece(Portable, piece);
-        codes_of(&codes, output).map(|code| code * scales[output] + offsets[output])
+        offset_values(self.piece(Portable, piece), output)
     }
 
     #[inline(always)]
@@ -150,14 +141,8 @@ impl PanelBlock for FiveBitTwoLevel {
     }
 
     #[inline(always)]
-    fn add<S: Simd>(
-        simd: S,
-        (codes, scale, offset): &Self::Piece<S>,
-        row: &RowBlock,
-        sum: S::Floats,
-    ) -> S::Floats {
-        let whole = five_bit_sum(simd, codes, row);
-        add_offset(simd, *offset, row, add_scaled(simd, whole, *scale, row, sum))
+    fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats {
+        add_with_offset(simd, five_bit_sum(simd, &piece.0, row), piece, row, sum)
     }
 }
 
