@@ -272,7 +272,7 @@ impl CloudSettings {
     pub fn describe(&self, loaded: &LoadedModel) -> Description {
         let own = u32::try_from(loaded.model.shape().context_tokens).unwrap_or(u32::MAX);
         let context_tokens = self.context_tokens_max.map_or(own, |max| own.min(max));
-        let fingerprint = loaded.tokenizer.fingerprint(&[command::OPEN, command::CLOSE]);
+        let fingerprint = loaded.tokenizer.fingerprint(&command::TAGS);
         Description {
             protocol_version: PROTOCOL_VERSION,
             model: ModelId::new(loaded.identity.name.clone(), loaded.identity.hash),

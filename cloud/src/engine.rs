@@ -327,9 +327,7 @@ pub fn kv_bytes(tokens: usize, bytes_per_token: usize) -> usize {
 /// has them, since they never enter the cloud view.
 fn never_drawn(parts: &EngineParts) -> TokenMask {
     let padding = parts.tokenizer.placeholder_ids(parts.model.shape().vocabulary_tokens);
-    let commands = [command::OPEN, command::CLOSE]
-        .into_iter()
-        .filter_map(|text| parts.tokenizer.added_token_id(text));
+    let commands = command::TAGS.into_iter().filter_map(|tag| parts.tokenizer.added_token_id(tag));
     TokenMask::from_ids(padding.chain(commands).collect())
 }
 

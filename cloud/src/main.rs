@@ -251,7 +251,7 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
 
 fn load_options(settings: &CloudSettings) -> LoadOptions {
     LoadOptions {
-        plain_texts: [command::OPEN, command::CLOSE].map(str::to_owned).to_vec(),
+        plain_texts: command::TAGS.map(str::to_owned).to_vec(),
         device: settings.device,
         device_precision: settings.device_precision,
         threads: None,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Parser;
 use prometheus_client::registry::Registry;
-use relay::command::{CLOSE, OPEN};
+use relay::command::TAGS;
 use relay_chassis::health::{Health, HealthState};
 use relay_chassis::shutdown::{Shutdown, Trigger};
 use relay_chassis::telemetry::{LogLines, init_tracing};
@@ -158,7 +158,7 @@ async fn watch(address: SocketAddr, registry: Registry) -> anyhow::Result<Socket
 
 fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Session> {
     let options = LoadOptions {
-        plain_texts: vec![OPEN.to_owned(), CLOSE.to_owned()],
+        plain_texts: TAGS.map(str::to_owned).to_vec(),
         device: settings.device,
         device_precision: settings.device_precision,
         threads: None,

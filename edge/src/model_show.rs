@@ -6,7 +6,7 @@ use std::io::Write as _;
 
 use anstyle::Style;
 use anyhow::bail;
-use relay::command::{CLOSE, OPEN};
+use relay::command::TAGS;
 use relay_edge::EdgeError;
 use relay_model::{LoadOptions, ModelCard, inspect};
 use serde::Serialize;
@@ -29,7 +29,7 @@ struct Shown<'a> {
 
 /// Prints what a model is.
 pub(crate) fn show_model(show: &Show) -> anyhow::Result<()> {
-    let plain_texts = vec![OPEN.to_owned(), CLOSE.to_owned()];
+    let plain_texts = TAGS.map(str::to_owned).to_vec();
     let card = inspect(&show.path, &LoadOptions { plain_texts, ..LoadOptions::default() })?;
     let context_tokens = show.context.unwrap_or(card.context_tokens);
     if context_tokens == 0 || context_tokens > card.context_tokens {

@@ -1,32 +1,33 @@
 //! What the vocabulary means to the edge: which ids are the command's tags, what text an id is, and
 //! what a cloud must have in common. Knows ids and bytes only.
 
-use relay::command::{CLOSE, OPEN};
+use relay::command::TAGS;
 use relay::ids::Fingerprint;
 use relay_model::Tokenizer;
 
 /// The fingerprint both sides compare. Tokens of the command stay out: an SLM may have been given
 /// them after the LLM was made.
 pub fn fingerprint(tokenizer: &Tokenizer) -> Fingerprint {
-    Fingerprint::new(tokenizer.fingerprint(&[OPEN, CLOSE]))
+    Fingerprint::new(tokenizer.fingerprint(&TAGS))
 }
 
 /// Ids of the added tokens that spell the command's tags, if there are any.
 pub fn command_tokens(tokenizer: &Tokenizer) -> Vec<u32> {
-    [OPEN, CLOSE].iter().filter_map(|text| tokenizer.added_token_id(text)).collect()
+    TAGS.iter().filter_map(|text| tokenizer.added_token_id(text)).collect()
 }
 
 /// What an id adds to the text: nothing for a control token, except that the command's tags are
 /// text wherever they come from.
 pub fn token_text(tokenizer: &Tokenizer, id: u32) -> &[u8] {
     let bytes = tokenizer.token_bytes(id);
-    let is_tag = bytes == OPEN.as_bytes() || bytes == CLOSE.as_bytes();
+    let is_tag = TAGS.iter().any(|tag| tag.as_bytes() == bytes);
     if tokenizer.is_control(id) && !is_tag { &[] } else { bytes }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use relay::command::{CLOSE, OPEN};
     use relay_model::TokenKind;
     use relay_model::scripted::byte_tokenizer;
 

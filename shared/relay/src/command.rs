@@ -9,6 +9,8 @@
 pub const OPEN: &str = "<call>";
 /// How it closes.
 pub const CLOSE: &str = "</call>";
+/// Both tags: texts that a vocabulary may hold as added tokens, which then mean nothing else.
+pub const TAGS: [&str; 2] = [OPEN, CLOSE];
 
 /// Most digits of n.
 pub const DIGITS_MAX: usize = 5;
