@@ -2,13 +2,12 @@
 //!
 //! Knows no model; what the keys mean is its readers' business.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
-use crate::regular_file::open_regular;
+use crate::regular_file::{if_there, read_bounded};
 
 mod limits {
     /// Bytes of such a file: the largest, an index of shards, has a line for each tensor. What is
@@ -30,15 +29,8 @@ impl JsonFile {
     /// [`ModelError::Io`] if it cannot be read, [`ModelError::BadFile`] if it is too long or does
     /// not hold one JSON object.
     pub(crate) fn read(path: &Path) -> Result<Self, ModelError> {
-        let failed =
-            |action| move |source| ModelError::Io { path: path.to_owned(), action, source };
-        let file = open_regular(path, DAMAGED)?;
-        let mut bytes = Vec::new();
-        file.take(limits::JSON_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed("read"))?;
+        let bytes = read_bounded(path, limits::JSON_BYTES_MAX, "JSON", DAMAGED)?;
         let bad = |what: String| Err(ModelError::bad_file(path, what, DAMAGED));
-        if bytes.len() as u64 > limits::JSON_BYTES_MAX {
-            return bad(format!("more than {} bytes of JSON", limits::JSON_BYTES_MAX));
-        }
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(object)) => Ok(Self { path: path.to_owned(), object }),
             Ok(_) => bad("this is not a JSON object".to_owned()),
@@ -48,12 +40,7 @@ impl JsonFile {
 
     /// As [`JsonFile::read`]; a file that is not there is `None`.
     pub(crate) fn read_if_there(path: &Path) -> Result<Option<Self>, ModelError> {
-        match Self::read(path) {
-            Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(None)
-            }
-            file => file.map(Some),
-        }
+        if_there(Self::read(path))
     }
 
     /// What stands under `key`; null is as good as nothing.

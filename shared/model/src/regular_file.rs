@@ -1,6 +1,7 @@
-//! Opening a file that must be one. Knows nothing of what is in it.
+//! Opening and reading a file that must be one. Knows nothing of what is in it.
 
 use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use crate::error::ModelError;
@@ -16,6 +17,52 @@ pub(crate) fn open_regular(path: &Path, advice: &'static str) -> Result<File, Mo
         return Err(ModelError::bad_file(path, "this is not a file", advice));
     }
     File::open(path).map_err(failed)
+}
+
+/// All of a regular file of at most `bytes_max` bytes. `kind` is what they are, for the error.
+///
+/// # Errors
+/// As [`open_regular`], and [`ModelError::BadFile`] if the file is longer.
+pub(crate) fn read_bounded(
+    path: &Path,
+    bytes_max: u64,
+    kind: &str,
+    advice: &'static str,
+) -> Result<Vec<u8>, ModelError> {
+    let failed = |source| ModelError::Io { path: path.to_owned(), action: "read", source };
+    let file = open_regular(path, advice)?;
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        let what = format!("more than {bytes_max} bytes of {kind}");
+        return Err(ModelError::bad_file(path, what, advice));
+    }
+    Ok(bytes)
+}
+
+/// As [`read_bounded`], for a text that may be missing.
+///
+/// # Errors
+/// As [`read_bounded`], and [`ModelError::BadFile`] if it is not UTF-8.
+pub(crate) fn read_text_if_there(
+    path: &Path,
+    bytes_max: u64,
+    kind: &str,
+    advice: &'static str,
+) -> Result<Option<String>, ModelError> {
+    let Some(bytes) = if_there(read_bounded(path, bytes_max, kind, advice))? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8(bytes);
+    text.map(Some).map_err(|_| ModelError::bad_file(path, "the file is not UTF-8", advice))
+}
+
+/// A file that is not there is `None`; all other errors stay.
+pub(crate) fn if_there<T>(read: Result<T, ModelError>) -> Result<Option<T>, ModelError> {
+    match read {
+        Err(ModelError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 #[cfg(all(test, unix))]

@@ -4,7 +4,6 @@
 //!
 //! Names: the metadata keys of llama.cpp's converter, and the files that transformers writes.
 
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use serde_json::Value;
@@ -13,7 +12,7 @@ use super::ChatTemplate;
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
 use crate::json_file::JsonFile;
-use crate::regular_file::open_regular;
+use crate::regular_file::read_text_if_there;
 use crate::tokenizer::Tokenizer;
 
 mod limits {
@@ -103,23 +102,9 @@ impl Sources {
     }
 }
 
-/// What a text file holds; `None` if there is none.
 fn read_text(path: &Path) -> Result<Option<String>, ModelError> {
-    let mut text = String::new();
-    let file = match open_regular(path, "bring the file again") {
-        Err(ModelError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        opened => opened?,
-    };
-    match file.take(limits::TEMPLATE_BYTES_MAX + 1).read_to_string(&mut text) {
-        Ok(bytes) if bytes as u64 > limits::TEMPLATE_BYTES_MAX => {
-            let what = format!("more than {} bytes of template", limits::TEMPLATE_BYTES_MAX);
-            Err(ModelError::bad_file(path, what, "bring the file again"))
-        }
-        Ok(_) => Ok(Some(text)),
-        Err(source) => Err(ModelError::Io { path: path.to_owned(), action: "read", source }),
-    }
+    let advice = "bring the file again";
+    read_text_if_there(path, limits::TEMPLATE_BYTES_MAX, "template", advice)
 }
 
 #[cfg(test)]

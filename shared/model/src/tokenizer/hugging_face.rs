@@ -7,7 +7,6 @@
 //! Format: the `tokenizers` crate's serialisation, <https://docs.rs/tokenizers>.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -19,7 +18,7 @@ use super::parts::{Roles, TokenizerParts, kind_of_added};
 use super::pre_tokenizer::{GPT2_PUBLISHED, LLAMA3_PUBLISHED, PreTokenizer, QWEN2_PUBLISHED};
 use super::{TokenKind, Tokenizer, limits};
 use crate::error::ModelError;
-use crate::regular_file::open_regular;
+use crate::regular_file::read_text_if_there;
 
 const DAMAGED: &str = "bring the model's folder again";
 const UNSUPPORTED: &str = "use a model with a byte-level BPE tokenizer, as Llama 3, Qwen2, Qwen3 \
@@ -438,21 +437,7 @@ impl Folder<'_> {
 }
 
 fn read_text(path: &Path) -> Result<Option<String>, ModelError> {
-    let failed = |action| move |source| ModelError::Io { path: path.to_owned(), action, source };
-    let file = match open_regular(path, DAMAGED) {
-        Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        opened => opened?,
-    };
-    let mut bytes = Vec::new();
-    file.take(limits::JSON_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed("read"))?;
-    if bytes.len() as u64 > limits::JSON_BYTES_MAX {
-        let what = format!("the file is longer than {} bytes", limits::JSON_BYTES_MAX);
-        return Err(ModelError::bad_file(path, what, DAMAGED));
-    }
-    let text = String::from_utf8(bytes);
-    text.map(Some).map_err(|_| ModelError::bad_file(path, "the file is not UTF-8", DAMAGED))
+    read_text_if_there(path, limits::JSON_BYTES_MAX, "JSON", DAMAGED)
 }
 
 /// Added tokens that only `tokenizer_config.json` names are added tokens all the same.
