@@ -165,16 +165,29 @@ impl Tokenizer {
     /// Ids of a text. Nothing is put in front of it: see [`Tokenizer::with_bos`].
     pub fn encode(&self, text: &str, added: AddedTokens) -> Vec<u32> {
         let mut ids = Vec::new();
-        let mut plain_from = 0;
-        if added == AddedTokens::Parse {
-            for (start, id) in self.added_tokens_in(text) {
-                self.encode_plain(&text[plain_from..start], &mut ids);
-                ids.push(id);
-                plain_from = start + self.token_bytes(id).len();
+        match added {
+            AddedTokens::Parse => {
+                self.encode_around(text, &mut ids, |plain, ids| self.encode_plain(plain, ids));
             }
+            AddedTokens::Plain => self.encode_plain(text, &mut ids),
         }
-        self.encode_plain(&text[plain_from..], &mut ids);
         ids
+    }
+
+    /// Added tokens as their ids, and what stands around them as `encode_plain` makes it.
+    pub(crate) fn encode_around(
+        &self,
+        text: &str,
+        ids: &mut Vec<u32>,
+        encode_plain: impl Fn(&str, &mut Vec<u32>),
+    ) {
+        let mut plain_from = 0;
+        for (start, id) in self.added_tokens_in(text) {
+            encode_plain(&text[plain_from..start], ids);
+            ids.push(id);
+            plain_from = start + self.token_bytes(id).len();
+        }
+        encode_plain(&text[plain_from..], ids);
     }
 
     /// Ids of a plain text that need not be UTF-8: bytes that are none on their own become

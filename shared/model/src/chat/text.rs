@@ -36,18 +36,10 @@ impl ChatText {
     /// The ids: the template's control tokens as such, everything else as plain text.
     pub fn encode(&self, tokenizer: &Tokenizer) -> Vec<u32> {
         let mut ids = Vec::new();
-        let mut plain_from = 0;
-        for (start, id) in tokenizer.added_tokens_in(&self.marked) {
-            ids.extend(self.encode_plain(&self.marked[plain_from..start], tokenizer));
-            ids.push(id);
-            plain_from = start + tokenizer.token_bytes(id).len();
-        }
-        ids.extend(self.encode_plain(&self.marked[plain_from..], tokenizer));
+        tokenizer.encode_around(&self.marked, &mut ids, |marked, ids| {
+            ids.extend(tokenizer.encode(&self.unmarked(marked), AddedTokens::Plain));
+        });
         ids
-    }
-
-    fn encode_plain(&self, marked: &str, tokenizer: &Tokenizer) -> Vec<u32> {
-        tokenizer.encode(&self.unmarked(marked), AddedTokens::Plain)
     }
 }
 
