@@ -81,6 +81,15 @@ impl Rotary {
     }
 }
 
+/// Cosine and sine of each position's rotary pairs: `[positions, frequencies.len()]`.
+pub(crate) fn rotary_angles(
+    positions: impl Iterator<Item = usize>,
+    frequencies: &[f64],
+) -> Vec<(f32, f32)> {
+    let angles = positions.flat_map(|at| frequencies.iter().map(move |f| float(at) * f));
+    angles.map(|angle| (narrow(angle.cos()), narrow(angle.sin()))).collect()
+}
+
 /// Sizes and kind of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ModelConfig {
@@ -142,7 +151,7 @@ impl ModelConfig {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "pairs are far below 2^52")]
+#[expect(clippy::cast_precision_loss, reason = "pairs and positions are far below 2^52")]
 fn float(value: usize) -> f64 {
     value as f64
 }

@@ -84,21 +84,9 @@ pub(crate) fn wanted(slab: &[Stretch], rows: &[Row<'_>]) -> Vec<Wanted> {
     wanted
 }
 
-/// Cosine and sine of each token's rotary pairs: `[tokens, frequencies.len()]`.
-pub(crate) fn angles(slab: &[Stretch], frequencies: &[f64]) -> Vec<(f32, f32)> {
-    let positions = slab.iter().flat_map(Stretch::positions);
-    let angles = positions.flat_map(|at| frequencies.iter().map(move |f| float(at) * f));
-    angles.map(|angle| (narrow(angle.cos()), narrow(angle.sin()))).collect()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "positions are far below 2^52")]
-fn float(value: usize) -> f64 {
-    value as f64
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the forward pass computes in f32")]
-fn narrow(value: f64) -> f32 {
-    value as f32
+/// Positions of all tokens of a slab, in order.
+pub(crate) fn positions(slab: &[Stretch]) -> impl Iterator<Item = usize> {
+    slab.iter().flat_map(Stretch::positions)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use relay_kernels::{
     paged_attention, rms_norm, rotate_halves, rotate_interleaved, swiglu,
 };
 
-use crate::config::{ModelConfig, RotaryLayout};
+use crate::config::{ModelConfig, RotaryLayout, rotary_angles};
 use crate::error::ModelError;
 use crate::kv_cache::KvCache;
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
@@ -208,7 +208,7 @@ impl Transformer {
     /// Hidden states `[tokens, width]` of a slab, its keys and values written to the caches.
     fn run_slab(&self, slab: &[Stretch], rows: &mut [Row<'_>]) -> Vec<f32> {
         let mut hidden = self.embed(slab, rows);
-        let angles = slab::angles(slab, &self.frequencies);
+        let angles = rotary_angles(slab::positions(slab), &self.frequencies);
         for (index, layer) in self.layers.iter().enumerate() {
             self.attend(layer, index, slab, rows, &angles, &mut hidden);
             self.feed_forward(layer, &mut hidden);

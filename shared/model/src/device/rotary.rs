@@ -2,7 +2,7 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
-use crate::config::{Rotary, RotaryLayout};
+use crate::config::{Rotary, RotaryLayout, rotary_angles};
 use crate::slab::{self, Stretch};
 
 /// Cosine and sine of each token's pairs, each `[tokens, 1, pairs]`, in f32.
@@ -14,7 +14,8 @@ pub(super) struct Angles {
 
 impl Angles {
     pub(super) fn new(slab: &[Stretch], frequencies: &[f64], device: &Device) -> Result<Self> {
-        let (cos, sin): (Vec<f32>, Vec<f32>) = slab::angles(slab, frequencies).into_iter().unzip();
+        let angles = rotary_angles(slab::positions(slab), frequencies);
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.into_iter().unzip();
         let tensor = |values: Vec<f32>| {
             let tokens = values.len() / frequencies.len();
             Tensor::from_vec(values, (tokens, 1, frequencies.len()), device)
