@@ -97,19 +97,11 @@ impl GgufFile {
         let Some(entry) = self.tensors.get(name) else {
             return Err(self.bad(format!("tensor {name} is missing"), "use a complete file"));
         };
-        if entry.shape != shape {
-            let what = format!("tensor {name} is {:?}, but should be {shape:?}", entry.shape);
-            return Err(self.bad(what, DAMAGED));
-        }
         let Some(bytes) = FileBytes::new(&self.file, entry.range.clone()) else {
             return Err(self.bad(format!("tensor {name} lies outside the file"), DAMAGED));
         };
-        let matrix = Matrix::new(entry.format, bytes);
-        if matrix.is_finite() {
-            Ok(matrix)
-        } else {
-            Err(self.bad(format!("tensor {name} holds values that are not numbers"), DAMAGED))
-        }
+        let matrix = Matrix::checked(entry.format, bytes, &entry.shape, shape);
+        matrix.map_err(|what| self.bad(format!("tensor {name} {what}"), DAMAGED))
     }
 
     /// All tensors by name, in no particular order, and their bytes.

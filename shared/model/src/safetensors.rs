@@ -90,16 +90,9 @@ impl SafetensorsFile {
         let Some(tensor) = self.tensor(name) else {
             return Err(self.bad(format!("tensor {name} is missing"), "use a complete file"));
         };
-        if tensor.shape != shape {
-            let what = format!("tensor {name} is {:?}, but should be {shape:?}", tensor.shape);
-            return Err(self.bad(what, DAMAGED));
-        }
-        let matrix = Matrix::new(tensor.format, tensor.bytes.clone());
-        if matrix.is_finite() {
-            Ok(matrix)
-        } else {
-            Err(self.bad(format!("tensor {name} holds values that are not numbers"), DAMAGED))
-        }
+        let bytes = tensor.bytes.clone();
+        let matrix = Matrix::checked(tensor.format, bytes, &tensor.shape, shape);
+        matrix.map_err(|what| self.bad(format!("tensor {name} {what}"), DAMAGED))
     }
 
     pub(crate) fn bad(&self, what: impl Into<String>, advice: &'static str) -> ModelError {

@@ -26,6 +26,26 @@ impl Matrix {
         Self { format, bytes }
     }
 
+    /// Of a stored tensor of shape `found`, if it is what the architecture demands.
+    ///
+    /// # Errors
+    /// What is wrong with the tensor: another shape than `wanted`, or values that are not finite.
+    pub(crate) fn checked(
+        format: WeightFormat,
+        bytes: FileBytes,
+        found: &[usize],
+        wanted: &[usize],
+    ) -> Result<Self, String> {
+        if found != wanted {
+            return Err(format!("is {found:?}, but should be {wanted:?}"));
+        }
+        let matrix = Self::new(format, bytes);
+        if !matrix.is_finite() {
+            return Err("holds values that are not numbers".to_owned());
+        }
+        Ok(matrix)
+    }
+
     /// Repacked for the kernels; rows have `width` weights.
     pub(crate) fn pack(&self, pool: &Pool, width: usize) -> PackedMatrix {
         PackedMatrix::pack(pool, self.format, &self.bytes, width)

@@ -143,20 +143,7 @@ fn refuse_overlaps(
 }
 
 fn format(code: u32) -> Option<WeightFormat> {
-    Some(match code {
-        0 => WeightFormat::F32,
-        1 => WeightFormat::F16,
-        2 => WeightFormat::Q4_0,
-        3 => WeightFormat::Q4_1,
-        6 => WeightFormat::Q5_0,
-        7 => WeightFormat::Q5_1,
-        8 => WeightFormat::Q8_0,
-        12 => WeightFormat::Q4K,
-        13 => WeightFormat::Q5K,
-        14 => WeightFormat::Q6K,
-        30 => WeightFormat::Bf16,
-        _ => return None,
-    })
+    WeightFormat::ALL.into_iter().find(|format| type_code(*format) == code)
 }
 
 /// Names of formats we cannot read, for the error that says so.
