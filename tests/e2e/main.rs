@@ -5,6 +5,7 @@
 mod bytes;
 mod disturbed;
 mod mismatches;
+mod parity;
 mod promises;
 mod smoke;
 mod turns;

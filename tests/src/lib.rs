@@ -4,6 +4,7 @@
 //! | File | What |
 //! |---|---|
 //! | `scripts.rs` | rules that scripted models follow |
+//! | `tiny.rs` | tiny models with random weights, and what they saw |
 //! | `cloud.rs` | a cloud in this process, with a scripted model |
 //! | `process.rs` | a program as a process of its own, to be stopped and killed |
 //! | `edge.rs` | an edge with a scripted model, and one answer of it |
@@ -18,3 +19,4 @@ pub mod edge;
 pub mod faults;
 pub mod process;
 pub mod scripts;
+pub mod tiny;

@@ -11,6 +11,8 @@
 //! | `data_command.rs` | `relay-train data` |
 //! | `vocabulary.rs` | the tokenizer of the tiny pair |
 //! | `reward.rs`, `advantage.rs` | what a group of answers earns, and how much better each is |
+//! | `objective.rs` | what a token adds to GRPO's loss, and its derivative |
+//! | `rollout.rs`, `rollout/` | many answers at once: relay machines over both models |
 //! | `jsonl.rs` | lines of JSON, with faults that name the line |
 
 pub mod advantage;
@@ -20,8 +22,10 @@ pub mod dataset;
 pub mod grader;
 pub mod grading;
 pub mod jsonl;
+pub mod objective;
 pub mod problem;
 pub mod reward;
+pub mod rollout;
 pub mod split;
 pub mod vocabulary;
 pub mod wording;
