@@ -13,20 +13,37 @@
 //! | `reward.rs`, `advantage.rs` | what a group of answers earns, and how much better each is |
 //! | `objective.rs` | what a token adds to GRPO's loss, and its derivative |
 //! | `rollout.rs`, `rollout/` | many answers at once: relay machines over both models |
+//! | `trainable.rs`, `trainable/` | a model that can learn: forward and backward by hand |
+//! | `learner.rs`, `optimiser.rs` | slopes of a batch on several threads, AdamW |
+//! | `checkpoint.rs`, `model_folder.rs` | a run's state, and a model as others read it |
+//! | `training_run.rs`, `corpus.rs`, `curve.rs` | a stage's loop, what it learns from, its picture |
+//! | `pretrain.rs`, `warmup.rs` | `relay-train pretrain`, `relay-train warmup` |
+//! | `answers.rs` | what a model answers, and how often it is right |
 //! | `jsonl.rs` | lines of JSON, with faults that name the line |
 
 pub mod advantage;
+pub mod answers;
 pub mod chance;
+pub mod checkpoint;
+pub mod corpus;
+pub mod curve;
 pub mod data_command;
 pub mod dataset;
 pub mod grader;
 pub mod grading;
 pub mod jsonl;
+pub mod learner;
+pub mod model_folder;
 pub mod objective;
+pub mod optimiser;
+pub mod pretrain;
 pub mod problem;
 pub mod reward;
 pub mod rollout;
 pub mod split;
+pub mod trainable;
+pub mod training_run;
 pub mod vocabulary;
+pub mod warmup;
 pub mod wording;
 pub mod world;

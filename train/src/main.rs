@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use relay_train::data_command::{self, DataCommand};
 use relay_train::grading::grade_lines;
+use relay_train::pretrain::{self, Pretrain};
+use relay_train::warmup::{self, Warmup};
 
 /// Teach a small model when to call a large one, and judge how well it does.
 #[derive(Parser)]
@@ -21,6 +23,18 @@ enum Command {
     /// Problems: draw those of the small world, show them, check sets of others.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Train one of the tiny pair's models from nothing.
+    ///
+    /// Draws problems with the model's own numbers, takes the settings' steps and then says how
+    /// often it is right. Writes model/ (as Hugging Face has it), log.jsonl, curve.svg, check.json
+    /// and a checkpoint. Ctrl-C stops after the step in hand; the same command goes on.
+    Pretrain(Pretrain),
+    /// Teach a pretrained model what a command looks like: the first stage.
+    ///
+    /// Answers that the model sampled itself get commands at random places; it learns them, once
+    /// each. Says in the end how many commands its samples hold, how many are well-formed, and how
+    /// often it is still right. Ctrl-C stops after the step in hand; the same command goes on.
+    Warmup(Warmup),
     /// Grade answers: JSONL {gold, response} in, JSONL {correct, extracted} out.
     ///
     /// Reads one JSON object a line from standard input. `gold` is the right answer, in LaTeX or
@@ -45,6 +59,8 @@ enum Command {
 fn main() -> ExitCode {
     let run = match Arguments::parse().command {
         Command::Data(command) => data_command::run(&command, &mut anstream::stdout().lock()),
+        Command::Pretrain(flags) => pretrain::run(&flags, &mut anstream::stdout().lock()),
+        Command::Warmup(flags) => warmup::run(&flags, &mut anstream::stdout().lock()),
         Command::Grade => grade(),
     };
     match run {

@@ -19,9 +19,10 @@ use crate::split::{Problems, Request, Split};
 use crate::world::{Mind, facts};
 
 /// Ends a text; the ids of the added tokens follow from this order.
-const END_OF_TEXT: &str = "<|endoftext|>";
+pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
 const TURN_START: &str = "<|im_start|>";
-const TURN_END: &str = "<|im_end|>";
+/// Ends a turn, and with it an answer.
+pub(crate) const TURN_END: &str = "<|im_end|>";
 /// Turns as most small models have them.
 const CHAT_TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
     {{ message.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n\
@@ -100,6 +101,12 @@ fn plain(mut file: Value) -> Value {
         added["special"] = (!is_tag).into();
     }
     file
+}
+
+/// The id of an added token with this text.
+pub fn added_token_id(tokenizer: &Value, text: &str) -> Option<u64> {
+    let added = tokenizer["added_tokens"].as_array()?;
+    added.iter().find(|token| token["content"] == text)?["id"].as_u64()
 }
 
 /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder, which is made if need be.

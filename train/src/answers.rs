@@ -1,0 +1,146 @@
+//! What a model answers, many questions in lock-step, and how often it is right. Nobody is called:
+//! commands stay in the text. Knows no training.
+
+use anyhow::Context;
+use relay_model::{
+    Detokenizer, KvCache, LoadedModel, LogitsWanted, NoiseKey, Role, Row, Sampling, TokenMask,
+    sample,
+};
+use serde::Serialize;
+
+use crate::corpus::{Encoder, LEVELS};
+use crate::grader;
+use crate::problem::{Facts, Group, Level};
+use crate::split::{Problems, Record, Request, Split};
+use crate::world::Mind;
+
+mod limits {
+    /// Questions that are answered side by side.
+    pub(super) const SIDE_BY_SIDE: usize = 64;
+    /// The longest answer: twice what the longest problem needs.
+    pub(super) const ANSWER_TOKENS: usize = 640;
+}
+
+/// How often a model was right on problems of one level.
+#[derive(Clone, Debug, Serialize)]
+pub struct Score {
+    /// How long they are.
+    pub level: Level,
+    /// How many there were.
+    pub problems: usize,
+    /// How many were right, in percent.
+    pub right_percent: f64,
+    /// Those that the small model's corpus suffices for.
+    pub student_problems: usize,
+    /// How many of these were right, in percent.
+    pub student_right_percent: f64,
+}
+
+/// One answer on its way.
+struct Answer {
+    index: usize,
+    cache: KvCache,
+    next: Vec<u32>,
+}
+
+impl Answer {
+    fn row(&mut self) -> Row<'_> {
+        Row { tokens: &self.next, cache: &mut self.cache, logits: LogitsWanted::Last }
+    }
+}
+
+/// Ids of each prompt's answer, without what ended it. Draws depend on the seed and the prompt's
+/// index alone.
+pub fn answer(
+    model: &mut LoadedModel,
+    prompts: &[Vec<u32>],
+    sampling: &Sampling,
+    seed: u64,
+) -> anyhow::Result<Vec<Vec<u32>>> {
+    let mut answers = vec![Vec::new(); prompts.len()];
+    let mut waiting = prompts.iter().enumerate();
+    let mut running: Vec<Answer> = Vec::new();
+    loop {
+        let free = limits::SIDE_BY_SIDE - running.len();
+        running.extend(waiting.by_ref().take(free).map(|(index, prompt)| Answer {
+            index,
+            cache: model.model.new_cache(),
+            next: prompt.clone(),
+        }));
+        if running.is_empty() {
+            return Ok(answers);
+        }
+        let mut rows: Vec<Row<'_>> = running.iter_mut().map(Answer::row).collect();
+        let logits = model.model.forward(&mut rows)?;
+        let mut logits = logits.iter();
+        let mut fault = None;
+        running.retain_mut(|running| {
+            let written = &mut answers[running.index];
+            let position = u32::try_from(written.len()).unwrap_or(u32::MAX);
+            let key = NoiseKey::new(seed + running.index as u64, Role::Slm, position);
+            let last = logits.next().and_then(|logits| logits.last());
+            let sampled = last.and_then(|logits| sample(logits, sampling, key, &TokenMask::none()));
+            let Some(sampled) = sampled else {
+                fault = Some("the model gives no numbers: is the training run damaged?");
+                return false;
+            };
+            if model.tokenizer.ends_text(sampled.id) {
+                return false;
+            }
+            written.push(sampled.id);
+            running.next = vec![sampled.id];
+            written.len() < limits::ANSWER_TOKENS
+        });
+        fault.map_or(Ok(()), |fault| Err(anyhow::anyhow!(fault)))?;
+    }
+}
+
+/// Text of an answer's ids.
+pub fn text(model: &LoadedModel, ids: &[u32]) -> String {
+    let mut detokenizer = Detokenizer::new();
+    let mut text: String =
+        ids.iter().map(|&id| detokenizer.push(model.tokenizer.token_bytes(id))).collect();
+    text.push_str(&detokenizer.finish());
+    text
+}
+
+/// How often a model is right on so many problems of each level that training never sees.
+pub fn score(
+    model: &mut LoadedModel,
+    problems: usize,
+    sampling: &Sampling,
+    seed: u64,
+) -> anyhow::Result<Vec<Score>> {
+    let score = |level| {
+        let (split, facts, mind) = (Split::Validation, Facts::All, Mind::Truth);
+        let request = Request { level, split, facts, mind, seed };
+        let records: Vec<Record> = Problems::new(request).take(problems).collect();
+        let encoder = Encoder::new(model)?;
+        let prompts = records.iter().map(|record| encoder.prompt(&record.question));
+        let prompts = prompts.collect::<anyhow::Result<Vec<_>>>().context("a problem's prompt")?;
+        let answers = answer(model, &prompts, sampling, seed)?;
+        let right: Vec<(Group, bool)> = records
+            .iter()
+            .zip(&answers)
+            .map(|(record, ids)| {
+                (record.group, grader::grade(&record.answer, &text(model, ids)).correct)
+            })
+            .collect();
+        let student: Vec<_> =
+            right.iter().copied().filter(|(group, _)| *group == Group::Student).collect();
+        Ok(Score {
+            level,
+            problems: right.len(),
+            right_percent: right_percent(&right),
+            student_problems: student.len(),
+            student_right_percent: right_percent(&student),
+        })
+    };
+    LEVELS.into_iter().map(score).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "small counts")]
+fn right_percent(answers: &[(Group, bool)]) -> f64 {
+    let right = answers.iter().filter(|(_, is_right)| *is_right).count();
+    100.0 * right as f64 / answers.len().max(1) as f64
+}

@@ -1,0 +1,175 @@
+//! A model that learns: slopes of a whole batch on several threads, and steps of the optimiser. The
+//! batch is cut into a fixed number of shards whose slopes are summed in a fixed order, so that the
+//! bits of a run do not depend on how many threads it had. Knows no objective: the caller says how
+//! the loss changes with each token's log-probability. Knows no file.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, ensure};
+
+use crate::optimiser::{AdamW, OptimiserSettings, clip};
+use crate::trainable::{Pass, Sequence, TensorPlace, Weights};
+
+mod limits {
+    /// Parts of a batch. More even out the threads' work, and each has slopes of its own.
+    pub(super) const SHARDS: usize = 8;
+    /// The most threads: there is no more work than shards.
+    pub(super) const THREADS_MAX: usize = SHARDS;
+}
+
+/// How the loss changes with each scored log-probability of the sequence of this index, given these
+/// log-probabilities. A token whose slope is 0 is attended to, and nothing more.
+pub type Slopes<'a> = dyn Fn(usize, &[f32]) -> Vec<f32> + Sync + 'a;
+
+/// What one step did.
+#[derive(Clone, Debug)]
+pub struct StepReport {
+    /// Log-probabilities of each sequence's scored ids before the step, in nats.
+    pub log_probabilities: Vec<Vec<f32>>,
+    /// Length of the gradient before it was clipped.
+    pub gradient_norm: f64,
+    /// What the step was multiplied by.
+    pub learning_rate: f64,
+}
+
+/// Buffers of one shard.
+#[derive(Debug)]
+struct Shard {
+    pass: Pass,
+    gradient: Vec<f32>,
+    /// By index of the sequence.
+    log_probabilities: Vec<(usize, Vec<f32>)>,
+}
+
+/// A model, its optimiser, and buffers.
+#[derive(Debug)]
+pub struct Learner {
+    /// What is learned.
+    pub weights: Weights,
+    /// The optimiser's state.
+    pub optimiser: AdamW,
+    settings: OptimiserSettings,
+    decayed: Vec<Range<usize>>,
+    threads: usize,
+    shards: Vec<Shard>,
+}
+
+impl Learner {
+    /// A learner that computes on so many threads.
+    pub fn new(
+        weights: Weights,
+        optimiser: AdamW,
+        settings: OptimiserSettings,
+        threads: usize,
+    ) -> anyhow::Result<Self> {
+        settings.check()?;
+        let threads_max = limits::THREADS_MAX;
+        ensure!(
+            (1..=threads_max).contains(&threads),
+            "{threads} threads: choose 1 to {threads_max}"
+        );
+        let tensors = weights.architecture().tensors().into_iter();
+        let decayed = tensors.filter(TensorPlace::is_matrix).map(|tensor| tensor.range);
+        let shard = || Shard {
+            pass: Pass::new(weights.architecture()),
+            gradient: Vec::new(),
+            log_probabilities: Vec::new(),
+        };
+        let shards = (0..limits::SHARDS).map(|_| shard()).collect();
+        Ok(Self { decayed: decayed.collect(), shards, weights, optimiser, settings, threads })
+    }
+
+    /// Log-probabilities of each sequence's scored ids, in nats.
+    pub fn log_probabilities(&mut self, sequences: &[Sequence]) -> anyhow::Result<Vec<Vec<f32>>> {
+        self.run(sequences, None)
+    }
+
+    /// One step down the loss whose slopes these are; `steps` is the length of the whole run.
+    pub fn step(
+        &mut self,
+        sequences: &[Sequence],
+        slopes: &Slopes<'_>,
+        steps: u64,
+    ) -> anyhow::Result<StepReport> {
+        let log_probabilities = self.run(sequences, Some(slopes))?;
+        let (first, others) = self.shards.split_first_mut().context("there are no shards")?;
+        for other in others {
+            let slopes = first.gradient.iter_mut().zip(&other.gradient);
+            slopes.for_each(|(sum, slope)| *sum += slope);
+        }
+        let gradient_norm = clip(&mut first.gradient, self.settings.gradient_norm_max);
+        ensure!(
+            gradient_norm.is_finite(),
+            "the gradient is not finite at step {}: nothing was changed; go on from the last \
+             checkpoint with a lower learning_rate",
+            self.optimiser.steps
+        );
+        let learning_rate = self.settings.learning_rate_at(self.optimiser.steps, steps);
+        let weights = &mut self.weights.values;
+        let (settings, decayed) = (&self.settings, &self.decayed);
+        self.optimiser.step(settings, learning_rate, decayed, &first.gradient, weights);
+        Ok(StepReport { log_probabilities, gradient_norm, learning_rate })
+    }
+
+    /// Runs every shard: forward, and backward where there are slopes.
+    fn run(
+        &mut self,
+        sequences: &[Sequence],
+        slopes: Option<&Slopes<'_>>,
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let architecture = self.weights.architecture();
+        let unsound = sequences.iter().position(|sequence| !sequence.is_sound(architecture));
+        ensure!(
+            unsound.is_none() && !sequences.is_empty(),
+            "sequence {} of the batch is empty, longer than {} tokens, or has foreign ids",
+            unsound.unwrap_or(0),
+            architecture.context_tokens
+        );
+        let weights = &self.weights;
+        let waiting: Vec<_> = self.shards.iter_mut().map(std::sync::Mutex::new).collect();
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..self.threads {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(shard) = waiting.get(index) else { break };
+                        if let Ok(mut shard) = shard.lock() {
+                            shard.run(index, weights, sequences, slopes);
+                        }
+                    }
+                });
+            }
+        });
+        drop(waiting);
+        let results = self.shards.iter_mut().flat_map(|shard| shard.log_probabilities.drain(..));
+        let mut results: Vec<(usize, Vec<f32>)> = results.collect();
+        ensure!(results.len() == sequences.len(), "a thread stopped: see what it printed");
+        results.sort_unstable_by_key(|(index, _)| *index);
+        Ok(results.into_iter().map(|(_, log_probabilities)| log_probabilities).collect())
+    }
+}
+
+impl Shard {
+    /// Every so manieth sequence, from the one of this shard's index on.
+    fn run(
+        &mut self,
+        index: usize,
+        weights: &Weights,
+        sequences: &[Sequence],
+        slopes: Option<&Slopes<'_>>,
+    ) {
+        self.gradient.clear();
+        self.gradient.resize(weights.values.len(), 0.0);
+        self.log_probabilities.clear();
+        for (index, sequence) in sequences.iter().enumerate().skip(index).step_by(limits::SHARDS) {
+            let log_probabilities = self.pass.forward(weights, sequence);
+            if let Some(slopes) = slopes {
+                let slopes = slopes(index, &log_probabilities);
+                self.pass.backward(weights, sequence, &slopes, &mut self.gradient);
+            }
+            self.log_probabilities.push((index, log_probabilities));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! `relay-train pretrain`: the tiny pair's models from nothing, each on problems worked out with its
+//! own mind's numbers. Owns the stage's settings.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+use relay_model::{LoadOptions, Sampling, load};
+use serde::{Deserialize, Serialize};
+
+use crate::answers::score;
+use crate::checkpoint::write_aside;
+use crate::corpus::{Corpus, Encoder, Position, Shares};
+use crate::model_folder;
+use crate::optimiser::OptimiserSettings;
+use crate::problem::Facts;
+use crate::trainable::{Architecture, Weights};
+use crate::training_run::{Ending, TrainingRun, echo_settings, stop_on_signals};
+use crate::vocabulary;
+use crate::world::Mind;
+
+/// Flags of `pretrain`.
+#[derive(Args)]
+pub struct Pretrain {
+    /// The settings: see train/runs/pretrain.toml.
+    #[arg(long)]
+    config: PathBuf,
+    /// Which of the two models.
+    #[arg(long, value_enum)]
+    model: Which,
+    /// The folder to write into; a run that is there is gone on with.
+    #[arg(long)]
+    out: PathBuf,
+    /// Threads that compute; the result does not depend on it.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+/// One of the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// The small model.
+    Slm,
+    /// The large one.
+    Llm,
+}
+
+/// Everything that decides what comes out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainSettings {
+    /// Of the weights and the problems.
+    pub seed: u64,
+    /// Size of the vocabulary at most.
+    pub tokenizer_tokens: usize,
+    /// Tokens of a step, prompts included.
+    pub batch_tokens: usize,
+    /// Steps from one checkpoint to the next.
+    pub checkpoint_steps: u64,
+    /// Problems of each level in the check at the end.
+    pub check_problems: usize,
+    /// How often each level occurs.
+    pub shares: Shares,
+    /// The optimiser's figures.
+    pub optimiser: OptimiserSettings,
+    /// The small model.
+    pub slm: ModelSettings,
+    /// The large one.
+    pub llm: ModelSettings,
+}
+
+/// One model's sizes and the length of its training.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Steps in all.
+    pub steps: u64,
+    /// Its sizes.
+    pub architecture: Architecture,
+}
+
+impl PretrainSettings {
+    fn read(path: &Path) -> anyhow::Result<(Self, String)> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{shown}: cannot be read: give the run's TOML"))?;
+        let settings: Self = toml::from_str(&text).with_context(|| shown.to_string())?;
+        settings.check().with_context(|| shown.to_string())?;
+        Ok((settings, text))
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.batch_tokens > 0, "batch_tokens must be above 0");
+        ensure!(self.checkpoint_steps > 0, "checkpoint_steps must be above 0");
+        self.shares.check()?;
+        self.optimiser.check()?;
+        self.slm.architecture.check()?;
+        self.llm.architecture.check()
+    }
+
+    fn of(&self, which: Which) -> (&ModelSettings, Mind) {
+        match which {
+            Which::Slm => (&self.slm, Mind::Slm),
+            Which::Llm => (&self.llm, Mind::Llm),
+        }
+    }
+}
+
+/// Trains one model, or goes on; then says how often it is right.
+pub fn run(flags: &Pretrain, output: &mut impl Write) -> anyhow::Result<()> {
+    let (settings, text) = PretrainSettings::read(&flags.config)?;
+    echo_settings(&text, &flags.out, "pretrain.toml")?;
+    let (model, mind) = settings.of(flags.model);
+    let run = TrainingRun {
+        name: format!("{:?}", flags.model).to_uppercase(),
+        out: flags.out.clone(),
+        steps: model.steps,
+        checkpoint_steps: settings.checkpoint_steps,
+        threads: flags.threads,
+        optimiser: settings.optimiser.clone(),
+        tokenizer: vocabulary::learn(settings.tokenizer_tokens, settings.seed)?,
+        stop: stop_on_signals()?,
+    };
+    let architecture = &model.architecture;
+    let weights = Weights::draw(architecture, settings.seed)?;
+    writeln!(output, "{}: {} weights", run.name, weights.values.len())?;
+    // The engine brings tokenizer and template from a folder, so there must be one.
+    if !run.model_folder().join("model.safetensors").exists() {
+        model_folder::export(&weights, &run.tokenizer, &run.model_folder())?;
+    }
+    let ending = train(&run, &settings, mind, weights)?;
+    if ending == Ending::Stopped {
+        writeln!(output, "stopped; the same command goes on")?;
+        return Ok(());
+    }
+    check(&run, &settings, output)
+}
+
+fn train(
+    run: &TrainingRun,
+    settings: &PretrainSettings,
+    mind: Mind,
+    weights: Weights,
+) -> anyhow::Result<Ending> {
+    let loaded = load(&run.model_folder(), &LoadOptions::default())?;
+    let encoder = Encoder::new(&loaded)?;
+    let PretrainSettings { seed, shares, batch_tokens, .. } = *settings;
+    let mut corpus = None;
+    run.run(weights, Position::default(), &mut |position| {
+        let corpus =
+            corpus.get_or_insert_with(|| Corpus::new(seed, shares, Facts::All, mind, *position));
+        let batch = corpus.batch(batch_tokens, &encoder)?;
+        *position = corpus.position();
+        Ok(batch)
+    })
+}
+
+/// Prints and keeps how often the model is right, greedy and sampled.
+fn check(
+    run: &TrainingRun,
+    settings: &PretrainSettings,
+    output: &mut impl Write,
+) -> anyhow::Result<()> {
+    let options = LoadOptions { threads: Some(run.threads), ..LoadOptions::default() };
+    let mut loaded = load(&run.model_folder(), &options)?;
+    let mut results = serde_json::Map::new();
+    for (name, sampling) in
+        [("greedy", Sampling::GREEDY), ("sampled", Sampling::at_temperature(1.0))]
+    {
+        let scores = score(&mut loaded, settings.check_problems, &sampling, settings.seed)?;
+        for score in &scores {
+            writeln!(
+                output,
+                "{name} {:?}: {:.1} % of {} right; {:.1} % of {} for students",
+                score.level,
+                score.right_percent,
+                score.problems,
+                score.student_right_percent,
+                score.student_problems
+            )?;
+        }
+        results.insert(name.to_owned(), serde_json::to_value(scores)?);
+    }
+    let text = serde_json::to_string_pretty(&results)? + "\n";
+    write_aside(&run.out.join("check.json"), text.as_bytes())
+}

@@ -1,0 +1,297 @@
+//! `relay-train warmup`: the first stage. The small model learns what a command looks like, from
+//! answers that it sampled itself with commands put at random places: syntax only, not when to
+//! ask. Owns the stage's settings, and where commands go.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use relay::command::{Scanner, write_command};
+use relay_model::{AddedTokens, LoadOptions, LoadedModel, Sampling, Tokenizer, load};
+use serde::{Deserialize, Serialize};
+
+use crate::answers::{answer, score, text};
+use crate::chance::Chance;
+use crate::checkpoint::write_aside;
+use crate::corpus::{Corpus, Encoder, Position, Shares};
+use crate::model_folder;
+use crate::optimiser::OptimiserSettings;
+use crate::problem::Facts;
+use crate::trainable::Sequence;
+use crate::training_run::{Ending, TrainingRun, echo_settings, stop_on_signals};
+use crate::world::Mind;
+
+/// Flags of `warmup`.
+#[derive(Args)]
+pub struct Warmup {
+    /// The settings: see train/runs/warmup.toml.
+    #[arg(long)]
+    config: PathBuf,
+    /// The pretrained small model's folder: `model/` of its run.
+    #[arg(long)]
+    from: PathBuf,
+    /// The folder to write into; a run that is there is gone on with.
+    #[arg(long)]
+    out: PathBuf,
+    /// Threads that compute; the result does not depend on it.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+/// Everything that decides what comes out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmupSettings {
+    /// Of the problems, the samples and the commands.
+    pub seed: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Answers of a step; each is used once.
+    pub batch_answers: usize,
+    /// Steps from one checkpoint to the next.
+    pub checkpoint_steps: u64,
+    /// Problems of each level in the check at the end.
+    pub check_problems: usize,
+    /// At which the untouched model answers.
+    pub temperature: f32,
+    /// Where commands go.
+    pub commands: CommandSettings,
+    /// How often each level occurs.
+    pub shares: Shares,
+    /// The optimiser's figures.
+    pub optimiser: OptimiserSettings,
+}
+
+/// How many commands an answer gets, and what they ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandSettings {
+    /// From none to so many, each count as likely.
+    pub commands_max: usize,
+    /// n is d·10^k with d from 1 to 9 and k from here …
+    pub power_min: u32,
+    /// … to here.
+    pub power_max: u32,
+}
+
+impl WarmupSettings {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.batch_answers > 0, "batch_answers must be above 0");
+        ensure!(self.checkpoint_steps > 0, "checkpoint_steps must be above 0");
+        ensure!(
+            self.temperature.is_finite() && self.temperature > 0.0,
+            "temperature must be above 0"
+        );
+        let CommandSettings { power_min, power_max, .. } = self.commands;
+        ensure!(
+            power_min <= power_max && power_max <= 3,
+            "powers: power_min to power_max, up to 3"
+        );
+        self.shares.check()?;
+        self.optimiser.check()
+    }
+}
+
+/// Warms a model up, or goes on; then says what its commands look like and how often it is right.
+pub fn run(flags: &Warmup, output: &mut impl Write) -> anyhow::Result<()> {
+    let shown = flags.config.display();
+    let settings_text = std::fs::read_to_string(&flags.config)
+        .with_context(|| format!("{shown}: cannot be read: give the run's TOML"))?;
+    let settings: WarmupSettings =
+        toml::from_str(&settings_text).with_context(|| shown.to_string())?;
+    settings.check().with_context(|| shown.to_string())?;
+    echo_settings(&settings_text, &flags.out, "warmup.toml")?;
+    let (weights, tokenizer) = model_folder::import(&flags.from)?;
+    let run = TrainingRun {
+        name: "warm-up".to_owned(),
+        out: flags.out.clone(),
+        steps: settings.steps,
+        checkpoint_steps: settings.checkpoint_steps,
+        threads: flags.threads,
+        optimiser: settings.optimiser.clone(),
+        tokenizer,
+        stop: stop_on_signals()?,
+    };
+    let options = LoadOptions { threads: Some(flags.threads), ..LoadOptions::default() };
+    let mut untouched = load(&flags.from, &options)?;
+    let ending = run.run(weights, Position::default(), &mut |position| {
+        draw(&settings, &mut untouched, position)
+    })?;
+    if ending == Ending::Stopped {
+        writeln!(output, "stopped; the same command goes on")?;
+        return Ok(());
+    }
+    check(&run, &settings, output)
+}
+
+/// The next answers of the untouched model, with commands.
+fn draw(
+    settings: &WarmupSettings,
+    untouched: &mut LoadedModel,
+    position: &mut Position,
+) -> anyhow::Result<Vec<Sequence>> {
+    let WarmupSettings { seed, shares, batch_answers, temperature, .. } = *settings;
+    let first = position.total;
+    let mut corpus = Corpus::new(seed, shares, Facts::Policy, Mind::Truth, *position);
+    let mut prompts = Vec::new();
+    {
+        let encoder = Encoder::new(untouched)?;
+        for _ in 0..batch_answers {
+            prompts.push(encoder.prompt(&corpus.draw()?.question)?);
+        }
+    }
+    *position = corpus.position();
+    let sampling = Sampling::at_temperature(temperature);
+    let answers = answer(untouched, &prompts, &sampling, seed.wrapping_add(first))?;
+    let end = Encoder::new(untouched)?.end();
+    let tokenizer = &untouched.tokenizer;
+    let sequence = |((prompt, answer), index): ((Vec<u32>, Vec<u32>), u64)| {
+        let mut chance = Chance::new(seed, "commands", first + index);
+        let scored_from = prompt.len();
+        let mut ids = prompt;
+        ids.extend(with_commands(&answer, settings.commands, tokenizer, &mut chance));
+        ids.push(end);
+        Sequence { ids, scored_from }
+    };
+    Ok(prompts.into_iter().zip(answers).zip(0..).map(sequence).collect())
+}
+
+/// An answer with commands before tokens chosen at random, no two before the same one. Each asks
+/// for no more tokens than are left.
+fn with_commands(
+    answer: &[u32],
+    settings: CommandSettings,
+    tokenizer: &Tokenizer,
+    chance: &mut Chance,
+) -> Vec<u32> {
+    let mut places: Vec<usize> = (0..answer.len()).collect();
+    chance.shuffle(&mut places);
+    places.truncate(chance.below(settings.commands_max + 1));
+    let mut ids = Vec::with_capacity(answer.len());
+    for (place, &id) in answer.iter().enumerate() {
+        if places.contains(&place) {
+            let digit = chance.between(1..=9);
+            let power = chance.between(settings.power_min..=settings.power_max);
+            let left = u32::try_from(answer.len() - place).unwrap_or(u32::MAX);
+            let command = write_command((digit * 10_u32.pow(power)).min(left));
+            ids.extend(tokenizer.encode(&command, AddedTokens::Parse));
+        }
+        ids.push(id);
+    }
+    ids
+}
+
+/// Complete commands of a text, and broken ones.
+fn commands(text: &str) -> (u32, u32) {
+    let mut scanner = Scanner::default();
+    let mut scans: Vec<_> = text.bytes().map(|byte| scanner.push(byte)).collect();
+    scans.push(scanner.end());
+    let whole = scans.iter().filter(|scan| scan.command.is_some()).count();
+    (u32::try_from(whole).unwrap_or(u32::MAX), scans.iter().map(|scan| scan.malformed).sum())
+}
+
+/// Prints and keeps what samples of the warmed-up model look like.
+fn check(
+    run: &TrainingRun,
+    settings: &WarmupSettings,
+    output: &mut impl Write,
+) -> anyhow::Result<()> {
+    let options = LoadOptions { threads: Some(run.threads), ..LoadOptions::default() };
+    let mut model = load(&run.model_folder(), &options)?;
+    let mut corpus = Corpus::new(
+        settings.seed,
+        settings.shares,
+        Facts::Policy,
+        Mind::Truth,
+        Position::default(),
+    );
+    let mut prompts = Vec::new();
+    for _ in 0..settings.check_problems {
+        prompts.push(Encoder::new(&model)?.prompt(&corpus.draw()?.question)?);
+    }
+    let answers = answer(&mut model, &prompts, &Sampling::at_temperature(1.0), settings.seed)?;
+    let (mut whole, mut broken) = (0, 0);
+    for ids in &answers {
+        let counted = commands(&text(&model, ids));
+        (whole, broken) = (whole + counted.0, broken + counted.1);
+    }
+    let percent = 100.0 * f64::from(whole) / f64::from((whole + broken).max(1));
+    writeln!(
+        output,
+        "{whole} commands in {} sampled answers, {percent:.1} % of all tries well-formed",
+        answers.len()
+    )?;
+    let greedy = score(&mut model, settings.check_problems, &Sampling::GREEDY, settings.seed)?;
+    for score in &greedy {
+        writeln!(
+            output,
+            "greedy {:?}: {:.1} % of {} right; {:.1} % of {} for students",
+            score.level,
+            score.right_percent,
+            score.problems,
+            score.student_right_percent,
+            score.student_problems
+        )?;
+    }
+    let results = serde_json::json!({
+        "answers": answers.len(), "commands": whole, "broken": broken,
+        "well_formed_percent": percent, "greedy": greedy,
+    });
+    let kept = serde_json::to_string_pretty(&results)? + "\n";
+    write_aside(&run.out.join("check.json"), kept.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trainable::{Architecture, Weights, test_architecture};
+    use crate::vocabulary;
+
+    #[test]
+    fn commands_stand_at_distinct_places_and_ask_for_what_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let architecture = Architecture { vocabulary_tokens: 300, ..test_architecture() };
+        let weights = Weights::draw(&architecture, 1).unwrap();
+        model_folder::export(&weights, &vocabulary::learn(300, 1).unwrap(), folder.path()).unwrap();
+        let tokenizer = load(folder.path(), &LoadOptions::default()).unwrap().tokenizer;
+        let [open, close] = relay::command::TAGS.map(|tag| tokenizer.added_token_id(tag).unwrap());
+        let answer = tokenizer.encode("the sum is seven and so on it goes", AddedTokens::Plain);
+        let settings = CommandSettings { commands_max: 3, power_min: 0, power_max: 1 };
+        let mut counts = [0; 4];
+        for index in 0..200 {
+            let mut chance = Chance::new(1, "test", index);
+            let ids = with_commands(&answer, settings, &tokenizer, &mut chance);
+            let mut kept = Vec::new();
+            let (mut count, mut at) = (0, 0);
+            while at < ids.len() {
+                if ids[at] == open {
+                    let length = ids[at..].iter().position(|id| *id == close).unwrap();
+                    let digits: Vec<u8> = ids[at + 1..at + length]
+                        .iter()
+                        .flat_map(|&id| tokenizer.token_bytes(id).to_vec())
+                        .collect();
+                    let asked: usize = String::from_utf8(digits).unwrap().parse().unwrap();
+                    assert!((1..=answer.len() - kept.len()).contains(&asked), "{asked}");
+                    at += length + 1;
+                    count += 1;
+                    assert_ne!(ids[at], open, "two at one place");
+                }
+                kept.push(ids[at]);
+                at += 1;
+            }
+            assert_eq!(kept, answer);
+            counts[count] += 1;
+        }
+        assert!(counts.iter().all(|count| *count > 30), "{counts:?}");
+    }
+
+    #[test]
+    fn broken_commands_are_counted() {
+        let whole = write_command(20);
+        let broken = &whole[..whole.len() - 2];
+        assert_eq!(commands(&format!("a {whole} b {whole} c")), (2, 0));
+        assert_eq!(commands(&format!("a {broken} b {whole}")), (1, 1));
+        assert_eq!(commands(broken), (0, 1));
+    }
+}
