@@ -19,6 +19,10 @@
 //! | `training_run.rs`, `corpus.rs`, `curve.rs` | a stage's loop, what it learns from, its picture |
 //! | `pretrain.rs`, `warmup.rs` | `relay-train pretrain`, `relay-train warmup` |
 //! | `answers.rs` | what a model answers, and how often it is right |
+//! | `prompt.rs` | from a question to the ids both models begin with |
+//! | `evaluation.rs`, `evaluation/` | how good a pair is with a policy, beside its baselines |
+//! | `eval_command.rs` | `relay-train eval` and `report` |
+//! | `filter_command.rs` | `relay-train filter` |
 //! | `jsonl.rs` | lines of JSON, with faults that name the line |
 
 pub mod advantage;
@@ -29,6 +33,9 @@ pub mod corpus;
 pub mod curve;
 pub mod data_command;
 pub mod dataset;
+pub mod eval_command;
+pub mod evaluation;
+pub mod filter_command;
 pub mod grader;
 pub mod grading;
 pub mod jsonl;
@@ -38,6 +45,7 @@ pub mod objective;
 pub mod optimiser;
 pub mod pretrain;
 pub mod problem;
+pub mod prompt;
 pub mod reward;
 pub mod rollout;
 pub mod split;

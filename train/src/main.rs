@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use relay_train::data_command::{self, DataCommand};
+use relay_train::eval_command::{self, Eval, Report};
+use relay_train::filter_command::{self, Filter};
 use relay_train::grading::grade_lines;
 use relay_train::pretrain::{self, Pretrain};
 use relay_train::warmup::{self, Warmup};
@@ -54,6 +56,21 @@ enum Command {
     #[command(after_help = "Example:\n  echo '{\"gold\":\"\\\\frac{1}{2}\",\"response\":\"so \
                             \\\\boxed{0.5}\"}' | relay-train grade")]
     Grade,
+    /// How good a pair of models is with a policy, beside its baselines.
+    ///
+    /// Greedy answers to problems of the small world's test split, graded; accuracy with bootstrap
+    /// intervals of 95 %, call ratio (delivered and requested), tokens by author, and who wrote the
+    /// numbers of which kind of fact. The query-level random router is computed from the two models
+    /// alone. What is judged is kept at once: a run that was stopped goes on where it was.
+    #[command(after_help = "Example:\n  relay-train eval --slm slm/ --llm llm/ --level long \
+                            --problems 2000 --seed 1 --json")]
+    Eval(Box<Eval>),
+    /// Render what an evaluation found, as Markdown, JSON and a plot.
+    Report(Report),
+    /// Keep the problems that the large model solves often enough.
+    #[command(after_help = "Example:\n  relay-train filter --llm llm/ --in problems.jsonl --out \
+                            kept.jsonl")]
+    Filter(Filter),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +79,9 @@ fn main() -> ExitCode {
         Command::Pretrain(flags) => pretrain::run(&flags, &mut anstream::stdout().lock()),
         Command::Warmup(flags) => warmup::run(&flags, &mut anstream::stdout().lock()),
         Command::Grade => grade(),
+        Command::Eval(flags) => eval_command::evaluate(&flags, &mut anstream::stdout().lock()),
+        Command::Report(flags) => eval_command::report(&flags, &mut anstream::stdout().lock()),
+        Command::Filter(flags) => filter_command::run(&flags, &mut anstream::stdout().lock()),
     };
     match run {
         Ok(()) => ExitCode::SUCCESS,

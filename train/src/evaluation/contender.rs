@@ -1,0 +1,178 @@
+//! What is compared: ways to make an answer, by the names that flags and files have for them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+use relay::policy::Policy;
+
+use crate::rollout::RolloutSettings;
+
+/// One way to make an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Contender {
+    /// The small model before it learned to call, commands masked.
+    SlmAlone,
+    /// The large model writes everything.
+    LlmAlone,
+    /// Learned commands: the method itself.
+    Relay,
+    /// The trained small model, commands masked.
+    TeacherFree,
+    /// By entropy, at the threshold that brings relay's call ratio.
+    EntropyMatched,
+    /// By entropy, at this threshold in nats.
+    Entropy(f32),
+    /// By chance at each token, as often as brings relay's call ratio.
+    RandomMatched,
+    /// By chance at each token, so likely.
+    Random(f64),
+    /// Learned commands, each for at most so many tokens.
+    Fixed(u32),
+    /// After each so many tokens.
+    Every(u32),
+}
+
+/// What the matched ones are set to, once relay's own figures are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Matching {
+    /// Tokens that a call of the untrained policies asks for.
+    pub call_tokens: u32,
+    /// In nats.
+    pub entropy_threshold: f32,
+    /// Chance of a call at each token.
+    pub random_probability: f64,
+}
+
+impl Contender {
+    /// Those that are compared unless others are named.
+    pub const DEFAULT: &'static str = "slm_alone,llm_alone,relay,teacher_free,entropy,random";
+
+    /// Whether its settings follow from relay's figures: those that are matched to them, and those
+    /// that take the number of tokens from relay's calls.
+    pub fn follows_relay(self, has_call_tokens: bool) -> bool {
+        match self {
+            Self::EntropyMatched | Self::RandomMatched => true,
+            Self::Entropy(_) | Self::Random(_) | Self::Every(_) => !has_call_tokens,
+            Self::SlmAlone | Self::LlmAlone | Self::Relay | Self::TeacherFree | Self::Fixed(_) => {
+                false
+            }
+        }
+    }
+
+    /// Whether the small model is the one before training, where there is one.
+    pub fn is_of_base(self) -> bool {
+        matches!(self, Self::SlmAlone)
+    }
+
+    /// The rollout's settings for it.
+    pub fn settings(self, base: &RolloutSettings, matching: Matching) -> RolloutSettings {
+        let mut settings = base.clone();
+        let call_tokens = matching.call_tokens.max(1);
+        let entropy = |threshold_nats| Policy::Entropy { threshold_nats, call_tokens };
+        let random = |probability| Policy::Random { probability, call_tokens };
+        settings.policy = match self {
+            Self::SlmAlone | Self::TeacherFree => Policy::Never,
+            Self::LlmAlone => Policy::Always,
+            Self::Relay => Policy::Learned,
+            Self::EntropyMatched => entropy(matching.entropy_threshold),
+            Self::Entropy(threshold) => entropy(threshold),
+            Self::RandomMatched => random(matching.random_probability),
+            Self::Random(probability) => random(probability),
+            Self::Every(period_tokens) => Policy::Every { period_tokens, call_tokens },
+            Self::Fixed(tokens) => {
+                settings.budget.call_tokens_max = settings.budget.call_tokens_max.min(tokens);
+                Policy::Learned
+            }
+        };
+        settings
+    }
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SlmAlone => write!(formatter, "slm_alone"),
+            Self::LlmAlone => write!(formatter, "llm_alone"),
+            Self::Relay => write!(formatter, "relay"),
+            Self::TeacherFree => write!(formatter, "teacher_free"),
+            Self::EntropyMatched => write!(formatter, "entropy"),
+            Self::Entropy(threshold) => write!(formatter, "entropy:{threshold}"),
+            Self::RandomMatched => write!(formatter, "random"),
+            Self::Random(probability) => write!(formatter, "random:{probability}"),
+            Self::Fixed(tokens) => write!(formatter, "fixed:{tokens}"),
+            Self::Every(tokens) => write!(formatter, "every:{tokens}"),
+        }
+    }
+}
+
+impl FromStr for Contender {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (name, number) = match text.split_once(':') {
+            None => (text, None),
+            Some((name, number)) => (name, Some(number)),
+        };
+        let wrong = || format!("policy {text}: `{}` is no such number", number.unwrap_or_default());
+        Ok(match (name, number) {
+            ("slm_alone", None) => Self::SlmAlone,
+            ("llm_alone", None) => Self::LlmAlone,
+            ("relay", None) => Self::Relay,
+            ("teacher_free", None) => Self::TeacherFree,
+            ("entropy", None) => Self::EntropyMatched,
+            ("random", None) => Self::RandomMatched,
+            ("entropy", Some(number)) => Self::Entropy(number.parse().with_context(wrong)?),
+            ("random", Some(number)) => Self::Random(number.parse().with_context(wrong)?),
+            ("fixed", Some(number)) => Self::Fixed(number.parse().with_context(wrong)?),
+            ("every", Some(number)) => Self::Every(number.parse().with_context(wrong)?),
+            _ => bail!(
+                "policy {text} is unknown: choose of slm_alone, llm_alone, relay, teacher_free, \
+                 entropy, entropy:NATS, random, random:P, fixed:N and every:K"
+            ),
+        })
+    }
+}
+
+/// The chance at each token that brings a call ratio with calls of n tokens: of what one decision
+/// brings on average, n·p tokens are the large model's and 1 − p the small one's.
+pub fn random_probability(call_ratio: f64, call_tokens: u32) -> f64 {
+    let n = f64::from(call_tokens.max(1));
+    let ratio = call_ratio.clamp(0.0, 1.0);
+    (ratio / (n * (1.0 - ratio) + ratio)).clamp(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for name in Contender::DEFAULT.split(',').chain([
+            "entropy:0.8",
+            "random:0.05",
+            "fixed:20",
+            "every:32",
+        ]) {
+            assert_eq!(name.parse::<Contender>().unwrap().to_string(), name);
+        }
+        for (name, expected) in [
+            ("oracle", "policy oracle is unknown"),
+            ("fixed", "policy fixed is unknown"),
+            ("fixed:x", "policy fixed:x: `x` is no such number"),
+            ("relay:2", "policy relay:2 is unknown"),
+        ] {
+            let error = name.parse::<Contender>().unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_chance_brings_its_ratio() {
+        for (ratio, n) in [(0.01, 2), (0.1, 1), (0.5, 20), (0.0, 5), (1.0, 3)] {
+            let p = random_probability(ratio, n);
+            let brought = f64::from(n) * p;
+            assert!((brought / (brought + 1.0 - p) - ratio).abs() < 1e-12, "{ratio} {n}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One judged answer, and the file they are kept in: a line each, written as soon as the answer is
+//! judged, so that a run that was killed goes on where it stopped.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Read, Seek, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use relay::effect::{Author, Ending};
+use relay::transcript::Leg;
+use serde::{Deserialize, Serialize};
+
+use crate::grader;
+use crate::jsonl::JsonLines;
+use crate::problem::{Group, Level};
+use crate::rollout::Answer;
+use crate::split::Record;
+use crate::world::Kind;
+
+/// A judged answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    /// The policy's name.
+    pub policy: String,
+    /// The problem's id.
+    pub problem: String,
+    /// How long the problem is.
+    pub level: Level,
+    /// Who can solve it.
+    pub group: Group,
+    /// The grader's word.
+    pub is_correct: bool,
+    /// All tokens of the edge view after the prompt.
+    pub response_tokens: u32,
+    /// Those that the large model delivered.
+    pub llm_tokens: u32,
+    /// Those that were asked for.
+    pub requested_tokens: u64,
+    /// Calls made, each one round trip.
+    pub calls: u32,
+    /// Why the answer ended.
+    pub ending: String,
+    /// Who wrote the numbers of facts, as far as they were found.
+    pub facts: Vec<WrittenFact>,
+}
+
+/// A fact's number in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenFact {
+    /// Who knows it.
+    pub kind: Kind,
+    /// Whether training of the policy never saw it.
+    pub held_out: bool,
+    /// Whether the large model wrote all of its digits.
+    pub by_llm: bool,
+    /// Whether it is the true number.
+    pub is_true: bool,
+}
+
+impl Finished {
+    /// Judges an answer.
+    pub fn judge(policy: &str, record: &Record, answer: &Answer) -> Self {
+        let ending = match answer.ending {
+            Ending::EndOfText => "end_of_text",
+            Ending::CloudEndOfText => "cloud_end_of_text",
+            Ending::Length => "length",
+            Ending::Cancelled => "cancelled",
+        };
+        Self {
+            policy: policy.to_owned(),
+            problem: record.id.clone(),
+            level: record.level,
+            group: record.group,
+            is_correct: grader::grade(&record.answer, &answer.text).correct,
+            response_tokens: answer.account.total_tokens,
+            llm_tokens: answer.account.llm_tokens,
+            requested_tokens: answer.account.requested_tokens,
+            calls: answer.account.calls,
+            ending: ending.to_owned(),
+            facts: written_facts(record, &answer.text, &answer.legs),
+        }
+    }
+}
+
+/// Who wrote each fact's digits. A solution names its facts in the order of its steps, each with
+/// its number in round brackets, and has no other brackets; what was written otherwise is passed
+/// over.
+fn written_facts(record: &Record, text: &str, legs: &[Leg]) -> Vec<WrittenFact> {
+    let authors: Vec<Author> =
+        legs.iter().flat_map(|leg| leg.text.bytes().map(|_| leg.author)).collect();
+    let found = bracketed_numbers(text).into_iter().zip(&record.facts);
+    let written = found.map(|((start, end), span)| {
+        let step = record.steps.iter().find(|step| step.name == span.fact);
+        let digits = text.get(start..end).unwrap_or_default();
+        let by = authors.get(start..end).unwrap_or_default();
+        WrittenFact {
+            kind: span.kind,
+            held_out: step.is_some_and(|step| step.held_out),
+            by_llm: !by.is_empty() && by.iter().all(|author| *author == Author::Llm),
+            is_true: step.is_some_and(|step| step.value.to_string() == digits),
+        }
+    });
+    written.collect()
+}
+
+/// Where digits stand right behind an opening bracket.
+fn bracketed_numbers(text: &str) -> Vec<(usize, usize)> {
+    let digits_from = |start: usize| {
+        let digits = text[start..].bytes().take_while(u8::is_ascii_digit).count();
+        (digits > 0).then_some((start, start + digits))
+    };
+    text.match_indices('(').filter_map(|(at, _)| digits_from(at + 1)).collect()
+}
+
+/// The file of judged answers.
+#[derive(Debug)]
+pub struct FinishedFile {
+    file: File,
+    rows: Vec<Finished>,
+    known: HashSet<(String, String)>,
+}
+
+impl FinishedFile {
+    /// Opens the file and reads what is there. A last line that a kill cut short is dropped.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)
+            .with_context(|| format!("{shown}: cannot be opened"))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).with_context(|| format!("{shown}: cannot be read"))?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        file.set_len(whole as u64).with_context(|| format!("{shown}: cannot be cut"))?;
+        file.seek(std::io::SeekFrom::End(0)).with_context(|| format!("{shown}: cannot seek"))?;
+        let mut lines =
+            JsonLines::<_, Finished>::new(BufReader::new(&bytes[..whole]), shown.to_string());
+        let mut read = Self { file, rows: Vec::new(), known: HashSet::new() };
+        while let Some(row) = lines.read()? {
+            read.known.insert((row.policy.clone(), row.problem.clone()));
+            read.rows.push(row);
+        }
+        Ok(read)
+    }
+
+    /// Whether this problem is judged under this policy.
+    pub fn has(&self, policy: &str, problem: &str) -> bool {
+        self.known.contains(&(policy.to_owned(), problem.to_owned()))
+    }
+
+    /// Writes a row and keeps it.
+    pub fn push(&mut self, row: Finished) -> anyhow::Result<()> {
+        let mut line = serde_json::to_string(&row).context("a judged answer is no JSON")?;
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).context(
+            "a judged answer cannot be written: make room and run again, it goes on from here",
+        )?;
+        self.known.insert((row.policy.clone(), row.problem.clone()));
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> &[Finished] {
+        &self.rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::Facts;
+    use crate::split::{Problems, Request, Split};
+    use crate::world::Mind;
+
+    fn row(problem: &str) -> Finished {
+        Finished {
+            policy: "relay".to_owned(),
+            problem: problem.to_owned(),
+            level: Level::Short,
+            group: Group::Student,
+            is_correct: true,
+            response_tokens: 9,
+            llm_tokens: 2,
+            requested_tokens: 3,
+            calls: 1,
+            ending: "end_of_text".to_owned(),
+            facts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_file_that_a_kill_cut_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("finished.jsonl");
+        FinishedFile::open(&path).unwrap().push(row("a")).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], br#"{"policy":"rel"#].concat()).unwrap();
+        let mut file = FinishedFile::open(&path).unwrap();
+        assert!(file.has("relay", "a") && !file.has("relay", "b") && !file.has("never", "a"));
+        file.push(row("b")).unwrap();
+        assert_eq!(FinishedFile::open(&path).unwrap().rows(), [row("a"), row("b")]);
+        std::fs::write(&path, "{}\n").unwrap();
+        let error = FinishedFile::open(&path).unwrap_err().to_string();
+        assert!(error.contains("finished.jsonl:1: missing field"), "{error}");
+    }
+
+    #[test]
+    fn each_number_has_its_writer() {
+        let request = Request {
+            level: Level::Long,
+            split: Split::Test,
+            facts: Facts::All,
+            mind: Mind::Truth,
+            seed: 1,
+        };
+        let with_three = |record: &Record| record.facts.len() >= 3;
+        let record = Problems::new(request).find(with_three).unwrap();
+        let spans = &record.facts;
+        let (start, end) = (spans[1].start, spans[1].end);
+        let leg = |author, text: &str| Leg { author, tokens: 0, text: text.to_owned() };
+        let text = &record.solution;
+        // The large model writes the second number and a digit too few of the third.
+        let legs = [
+            leg(Author::Slm, &text[..start]),
+            leg(Author::Llm, &text[start..end]),
+            leg(Author::Slm, &text[end..]),
+        ];
+        let written = written_facts(&record, text, &legs);
+        assert_eq!(written.len(), spans.len());
+        for (index, (fact, span)) in written.iter().zip(spans).enumerate() {
+            assert_eq!((fact.by_llm, fact.kind), (index == 1, span.kind), "{index}");
+            assert!(fact.is_true, "{index}");
+        }
+    }
+}

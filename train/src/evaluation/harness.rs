@@ -1,0 +1,305 @@
+//! Answers every problem under every policy and keeps what is judged. A run that was killed goes on
+//! with what is missing, since each answer depends on nothing but its own problem.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use relay::policy::Policy;
+use relay_model::{ChatTemplate, LoadOptions, LoadedModel, ModelIdentity, load};
+use serde::{Deserialize, Serialize};
+
+use super::contender::{Contender, Matching, random_probability};
+use super::figures::figures;
+use super::finished::{Finished, FinishedFile};
+use crate::problem::{Facts, Level};
+use crate::prompt::prompt_ids;
+use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
+use crate::split::{Problems, Record, Request, Split};
+use crate::world::Mind;
+
+mod limits {
+    /// Problems of the validation split that a threshold is matched on.
+    pub(super) const CALIBRATION_PROBLEMS: usize = 64;
+    /// Halvings of the range of thresholds.
+    pub(super) const CALIBRATION_STEPS: u32 = 9;
+    /// Nats above which no threshold is looked for.
+    pub(super) const ENTROPY_NATS_MAX: f32 = 8.0;
+}
+
+/// What is evaluated: written into the run's folder, and compared before a run goes on there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Name and hash of the small model.
+    pub slm: String,
+    /// Those of the small model before training, where there is one.
+    pub base: Option<String>,
+    /// Those of the large model.
+    pub llm: String,
+    /// The levels.
+    pub levels: Vec<Level>,
+    /// Problems in all.
+    pub problems: usize,
+    /// Their seed.
+    pub seed: u64,
+    /// Policies by name.
+    pub policies: Vec<String>,
+    /// Tokens a call of the untrained policies asks for; 0 is relay's own mean.
+    pub call_tokens: u32,
+    /// Most tokens of an answer.
+    pub max_tokens: u32,
+}
+
+/// The models of an evaluation.
+#[derive(Debug)]
+pub struct Models {
+    /// Small and large model.
+    pair: Rollout,
+    /// The small model before training, alone.
+    base: Option<Rollout>,
+    template: Option<ChatTemplate>,
+}
+
+/// Loads a model as the programs do: tags in prompts are plain text.
+pub fn load_model(path: &Path) -> anyhow::Result<LoadedModel> {
+    let plain_texts = relay::command::TAGS.map(str::to_owned).to_vec();
+    let options = LoadOptions { plain_texts, ..LoadOptions::default() };
+    load(path, &options).with_context(|| format!("{} cannot be loaded", path.display()))
+}
+
+/// A model's name and hash.
+pub fn model_name(identity: &ModelIdentity) -> String {
+    let hash = u64::from_be_bytes(identity.hash);
+    format!("{} {hash:016x}", identity.name)
+}
+
+impl Models {
+    /// Puts loaded models together.
+    ///
+    /// # Errors
+    /// If their vocabularies differ.
+    pub fn new(
+        slm: LoadedModel,
+        llm: LoadedModel,
+        base: Option<LoadedModel>,
+    ) -> anyhow::Result<Self> {
+        let template = slm.chat_template.clone();
+        let base = base.map(|base| Rollout::new(base, None)).transpose()?;
+        Ok(Self { pair: Rollout::new(slm, Some(llm))?, base, template })
+    }
+}
+
+/// The problems of a run: of the test split, as many of each level.
+pub fn problems(run: &Run, split: Split) -> anyhow::Result<Vec<Record>> {
+    let mut records = Vec::with_capacity(run.problems);
+    for (index, level) in run.levels.iter().enumerate() {
+        let count = (run.problems + index) / run.levels.len().max(1);
+        let request =
+            Request { level: *level, split, facts: Facts::All, mind: Mind::Truth, seed: run.seed };
+        let before = records.len();
+        records.extend(Problems::new(request).take(count));
+        if records.len() - before < count {
+            bail!("level {level:?} has fewer than {count} problems in this split: ask for fewer");
+        }
+    }
+    Ok(records)
+}
+
+/// An evaluation under way.
+#[derive(Debug)]
+pub struct Harness {
+    run: Run,
+    models: Models,
+    base_settings: RolloutSettings,
+    finished: FinishedFile,
+    matching_path: PathBuf,
+    records: Vec<Record>,
+    asks: Vec<Ask>,
+}
+
+impl Harness {
+    /// Opens the run's folder, a new one or one to go on in.
+    ///
+    /// # Errors
+    /// If the folder holds another run, or cannot be used.
+    pub fn open(run: Run, models: Models, rows_max: usize, folder: &Path) -> anyhow::Result<Self> {
+        claim_folder(&run, folder)?;
+        let finished = FinishedFile::open(&folder.join("finished.jsonl"))?;
+        let mut base_settings = RolloutSettings { rows_max, ..RolloutSettings::default() };
+        base_settings.budget.response_tokens_max = run.max_tokens;
+        base_settings.budget.cloud_tokens_max = run.max_tokens;
+        let records = problems(&run, Split::Test)?;
+        let asks = models.asks(&records)?;
+        let matching_path = folder.join("matching.json");
+        Ok(Self { run, models, base_settings, finished, matching_path, records, asks })
+    }
+
+    /// Answers and judges what is missing.
+    ///
+    /// # Errors
+    /// If a model fails or a judged answer cannot be written; what was written stays.
+    pub fn complete(&mut self, contenders: &[Contender]) -> anyhow::Result<()> {
+        let has_call_tokens = self.run.call_tokens > 0;
+        let (matched, plain): (Vec<Contender>, Vec<Contender>) =
+            contenders.iter().partition(|contender| contender.follows_relay(has_call_tokens));
+        for contender in plain {
+            self.complete_one(contender, self.default_matching())?;
+        }
+        if matched.is_empty() {
+            return Ok(());
+        }
+        // What the others are matched to.
+        self.complete_one(Contender::Relay, self.default_matching())?;
+        let matching = self.matching(matched.contains(&Contender::EntropyMatched))?;
+        for contender in matched {
+            self.complete_one(contender, matching)?;
+        }
+        Ok(())
+    }
+
+    /// What is judged so far.
+    pub fn rows(&self) -> &[Finished] {
+        self.finished.rows()
+    }
+
+    fn default_matching(&self) -> Matching {
+        Matching { call_tokens: self.run.call_tokens.max(1), ..Matching::default() }
+    }
+
+    fn complete_one(&mut self, contender: Contender, matching: Matching) -> anyhow::Result<()> {
+        let name = contender.to_string();
+        let Self { finished, records, models, .. } = self;
+        let missing: Vec<usize> =
+            (0..records.len()).filter(|&at| !finished.has(&name, &records[at].id)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let asks: Vec<Ask> = missing.iter().map(|&at| self.asks[at].clone()).collect();
+        let settings = contender.settings(&self.base_settings, matching);
+        let bar = progress_bar(&name, records.len(), records.len() - missing.len());
+        let mut failed = None;
+        let keep = |index: usize, answer: Answer| {
+            let row = Finished::judge(&name, &records[missing[index]], &answer);
+            bar.inc(1);
+            if failed.is_none() {
+                failed = finished.push(row).err();
+            }
+        };
+        let rollout = match &mut models.base {
+            Some(base) if contender.is_of_base() => base,
+            _ => &mut models.pair,
+        };
+        let answered = rollout.run(&asks, &settings, keep);
+        bar.finish();
+        answered.with_context(|| format!("policy {name}"))?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The settings that bring relay's call ratio; kept, so that a run that goes on has the same.
+    fn matching(&mut self, with_entropy: bool) -> anyhow::Result<Matching> {
+        let known = std::fs::read(&self.matching_path).ok();
+        if let Some(bytes) = known {
+            return serde_json::from_slice(&bytes)
+                .with_context(|| format!("{}: remove it", self.matching_path.display()));
+        }
+        let all = figures(self.finished.rows(), self.run.seed);
+        let relay = all.policies.get("relay").context("relay was not evaluated")?;
+        let mean = relay.llm_tokens.div_ceil(self.relay_calls().max(1));
+        let call_tokens = match self.run.call_tokens {
+            0 => u32::try_from(mean).unwrap_or(1).max(1),
+            given => given,
+        };
+        let call_ratio = relay.call_ratio;
+        let mut matching = Matching {
+            call_tokens,
+            entropy_threshold: limits::ENTROPY_NATS_MAX,
+            random_probability: random_probability(call_ratio, call_tokens),
+        };
+        if with_entropy {
+            matching.entropy_threshold = self.calibrate(call_ratio, matching)?;
+        }
+        let text = serde_json::to_string(&matching).context("the matching is no JSON")?;
+        std::fs::write(&self.matching_path, text + "\n")
+            .with_context(|| format!("{}: cannot be written", self.matching_path.display()))?;
+        Ok(matching)
+    }
+
+    fn relay_calls(&self) -> u64 {
+        let relay = self.finished.rows().iter().filter(|row| row.policy == "relay");
+        relay.map(|row| u64::from(row.calls)).sum()
+    }
+
+    /// The threshold whose call ratio on validation problems is nearest from below the wanted one.
+    fn calibrate(&mut self, call_ratio: f64, matching: Matching) -> anyhow::Result<f32> {
+        let run = Run { problems: limits::CALIBRATION_PROBLEMS, ..self.run.clone() };
+        let asks = self.models.asks(&problems(&run, Split::Validation)?)?;
+        let (mut low, mut high) = (0.0, limits::ENTROPY_NATS_MAX);
+        for _ in 0..limits::CALIBRATION_STEPS {
+            let threshold_nats = f32::midpoint(low, high);
+            let mut settings = Contender::EntropyMatched.settings(&self.base_settings, matching);
+            let call_tokens = matching.call_tokens;
+            settings.policy = Policy::Entropy { threshold_nats, call_tokens };
+            let (mut llm_tokens, mut response_tokens) = (0.0, 0.0);
+            self.models.pair.run(&asks, &settings, |_, answer| {
+                llm_tokens += f64::from(answer.account.llm_tokens);
+                response_tokens += f64::from(answer.account.total_tokens);
+            })?;
+            if llm_tokens > call_ratio * response_tokens {
+                low = threshold_nats;
+            } else {
+                high = threshold_nats;
+            }
+        }
+        Ok(high)
+    }
+}
+
+impl Models {
+    fn asks(&self, records: &[Record]) -> anyhow::Result<Vec<Ask>> {
+        let ask = |(record, seed): (&Record, u64)| {
+            let tokenizer = self.pair.tokenizer();
+            let prompt = prompt_ids(tokenizer, self.template.as_ref(), &record.question)?;
+            Ok(Ask { prompt, seed })
+        };
+        records.iter().zip(0..).map(ask).collect()
+    }
+}
+
+/// Writes what is evaluated into the folder, or sees that it is the same that is there.
+fn claim_folder(run: &Run, folder: &Path) -> anyhow::Result<()> {
+    let shown = folder.display();
+    std::fs::create_dir_all(folder).with_context(|| format!("{shown}: cannot be made"))?;
+    let path = folder.join("run.json");
+    if path.exists() {
+        if read_run(folder)? != *run {
+            bail!("{shown} holds another evaluation: choose another --out, or empty it");
+        }
+        return Ok(());
+    }
+    let text = serde_json::to_string_pretty(run).context("the run is no JSON")?;
+    std::fs::write(&path, text + "\n").with_context(|| format!("{shown}: cannot be written"))
+}
+
+/// What a folder's evaluation is of.
+///
+/// # Errors
+/// If there is none.
+pub fn read_run(folder: &Path) -> anyhow::Result<Run> {
+    let path = folder.join("run.json");
+    let shown = path.display();
+    let bytes =
+        std::fs::read(&path).with_context(|| format!("{shown}: is this an eval folder?"))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{shown}: is not what eval writes"))
+}
+
+/// A bar that says how long it will take still.
+pub fn progress_bar(name: &str, count: usize, done: usize) -> ProgressBar {
+    const TEMPLATE: &str = "{msg:14} {bar:30} {human_pos}/{human_len} {per_sec} {eta}";
+    let style = ProgressStyle::with_template(TEMPLATE);
+    let bar = ProgressBar::new(count as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        .with_message(name.to_owned())
+        .with_position(done as u64);
+    bar.reset_eta();
+    bar
+}
