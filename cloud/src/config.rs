@@ -2,6 +2,7 @@
 //! made before the first bind; the rest when the model's shape is known. An error names the key.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use relay::command;
 use relay::ids::{Fingerprint, ModelId};
 use relay_chassis::telemetry::LogFormat;
 use relay_chassis::tls::TlsFiles;
-use relay_model::{DeviceChoice, DevicePrecision, LoadedModel, ModelError};
+use relay_model::{DeviceChoice, DevicePrecision, KvPrecision, LoadedModel, ModelError};
 use relay_proto::size::message_bytes_max;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,10 @@ pub struct CloudSettings {
     pub device: DeviceChoice,
     /// What its numbers are on a device: `bf16`, `f16` or `f32`.
     pub device_precision: DevicePrecision,
+    /// What keys and values are kept as on `cpu`: `f16` or `f32`.
+    pub kv_precision: KvPrecision,
+    /// Threads that compute on `cpu`; as many as there are physical cores if nothing is set.
+    pub threads: Option<NonZero<usize>>,
     /// Address of `/metrics`, `/livez` and `/readyz`; none are served without it.
     pub probes_listen: Option<SocketAddr>,
     /// Longest cloud view; the model's own context if it is shorter or nothing is set.
@@ -106,6 +111,8 @@ impl Default for CloudSettings {
             model: None,
             device: DeviceChoice::default(),
             device_precision: DevicePrecision::default(),
+            kv_precision: KvPrecision::default(),
+            threads: None,
             probes_listen: None,
             context_tokens_max: None,
             sessions_max: 1024,

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -254,7 +255,8 @@ fn load_options(settings: &CloudSettings) -> LoadOptions {
         plain_texts: command::TAGS.map(str::to_owned).to_vec(),
         device: settings.device,
         device_precision: settings.device_precision,
-        threads: None,
+        kv_precision: settings.kv_precision,
+        threads: settings.threads.map(NonZero::get),
     }
 }
 

@@ -137,12 +137,13 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use relay_model::KvShape;
+    use relay_model::{KvPrecision, KvShape};
 
     use super::*;
 
     fn session(log: &[u32], kv_tokens: usize) -> Session {
-        let mut session = Session::new(KvCache::new(KvShape { layers: 1, width: 1 }));
+        let mut session =
+            Session::new(KvCache::new(KvShape { layers: 1, width: 1 }, KvPrecision::F16));
         let fit = session.fit(0, prefix_hash(&[]), log).unwrap();
         session.admit(fit, log);
         session.cache_mut().append(kv_tokens);

@@ -389,7 +389,7 @@ impl SessionStore {
 #[cfg(test)]
 mod tests {
     use relay::prefix::prefix_hash;
-    use relay_model::{KvShape, PAGE_TOKENS};
+    use relay_model::{KvPrecision, KvShape, PAGE_TOKENS};
 
     use super::*;
 
@@ -424,7 +424,8 @@ mod tests {
         /// Opens a session at a time, with a log and KV of so many pages.
         fn open(&mut self, key: &SessionKey, seconds: u64, pages: usize) {
             let now = self.at(seconds);
-            let mut session = self.store.open(key, KvCache::new(SHAPE), now).unwrap();
+            let mut session =
+                self.store.open(key, KvCache::new(SHAPE, KvPrecision::F16), now).unwrap();
             let delta = vec![7; pages * PAGE_TOKENS];
             let fit = session.fit(0, prefix_hash(&[]), &delta).unwrap();
             session.admit(fit, &delta);
@@ -473,7 +474,7 @@ mod tests {
         bench.store.set_waiting(&b2);
         bench.store.set_waiting(&b3);
         let now = bench.at(4);
-        assert!(bench.store.open(&b1, KvCache::new(SHAPE), now).is_err());
+        assert!(bench.store.open(&b1, KvCache::new(SHAPE, KvPrecision::F16), now).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! (the chassis does) and starts nothing.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use relay::machine::OnCloudEnd;
 use relay::policy::Policy;
 use relay_chassis::telemetry::LogFormat;
 use relay_chassis::tls::TlsFiles;
-use relay_model::{DeviceChoice, DevicePrecision, ModelError};
+use relay_model::{DeviceChoice, DevicePrecision, KvPrecision, ModelError};
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::BreakerLimits;
@@ -44,6 +45,10 @@ pub struct EdgeSettings {
     pub device: DeviceChoice,
     /// What its numbers are on a device: `bf16`, `f16` or `f32`.
     pub device_precision: DevicePrecision,
+    /// What keys and values are kept as on `cpu`: `f16` or `f32`.
+    pub kv_precision: KvPrecision,
+    /// Threads that compute on `cpu`; as many as there are physical cores if nothing is set.
+    pub threads: Option<NonZero<usize>>,
     /// Addresses of clouds, best first; none means that the SLM answers alone.
     pub clouds: Vec<String>,
     /// Allows `http://` addresses, on loopback only.
@@ -84,6 +89,8 @@ impl Default for EdgeSettings {
             model: PathBuf::new(),
             device: DeviceChoice::default(),
             device_precision: DevicePrecision::default(),
+            kv_precision: KvPrecision::default(),
+            threads: None,
             clouds: Vec::new(),
             insecure: false,
             tls: None,

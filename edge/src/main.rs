@@ -11,6 +11,7 @@ mod printer;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -161,7 +162,8 @@ fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Sess
         plain_texts: TAGS.map(str::to_owned).to_vec(),
         device: settings.device,
         device_precision: settings.device_precision,
-        threads: None,
+        kv_precision: settings.kv_precision,
+        threads: settings.threads.map(NonZero::get),
     };
     let model = load(&settings.model, &options)?;
     let now = OffsetDateTime::now_utc();

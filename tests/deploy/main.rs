@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "what cannot be read has failed")]
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use relay_chassis::settings::load_from;
@@ -54,6 +55,7 @@ fn the_clouds_sample_gives_every_key_and_its_default() {
     let everything = CloudSettings {
         probes_listen: Some(loaded.listen),
         context_tokens_max: Some(1),
+        threads: Some(NonZero::<usize>::MIN),
         ..loaded.clone()
     };
     let text = std::fs::read_to_string(path).unwrap();
@@ -77,6 +79,7 @@ fn the_edges_sample_gives_every_key_and_its_default() {
     let everything = EdgeSettings {
         seed: Some(1),
         warm_sync_tokens: Some(1),
+        threads: Some(NonZero::<usize>::MIN),
         probes_listen: Some(([127, 0, 0, 1], 1).into()),
         prompt: PromptSettings { thinking: Some(true) },
         ..loaded.clone()

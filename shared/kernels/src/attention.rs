@@ -1,4 +1,4 @@
-//! Causal attention over paged keys and values of 16 bits, for ragged rows.
+//! Causal attention over paged keys and values of 16 or 32 bits, for ragged rows.
 //!
 //! A query's sums are taken in pieces of [`CHUNK_TOKENS`] tokens, each in order, and the pieces
 //! merged in order. That order is given by the query's position alone: neither the queries beside
@@ -9,6 +9,7 @@
 use crate::cpu::Kernel;
 use crate::disjoint::Disjoint;
 use crate::exponential::exponentiate;
+use crate::kv_element::KvElement;
 use crate::pool::{Pool, Share};
 use crate::simd::{LANES, Simd};
 
@@ -48,22 +49,21 @@ impl AttentionShape {
     }
 }
 
-/// Keys and values of a page of tokens as IEEE 754 halves. What lies behind a row's last token is
-/// never used.
+/// Keys and values of a page of tokens. What lies behind a row's last token is never used.
 #[derive(Debug, Clone, Copy)]
-pub struct KvPage<'a> {
+pub struct KvPage<'a, E> {
     /// Keys, `[kv_heads · head_width, PAGE_TOKENS]`: a number of all tokens is one stretch.
-    pub keys: &'a [u16],
+    pub keys: &'a [E],
     /// Values, `[PAGE_TOKENS, kv_heads · head_width]`.
-    pub values: &'a [u16],
+    pub values: &'a [E],
 }
 
 /// Consecutive queries of one sequence: the first sees `first_visible` tokens of the pages, itself
 /// included, each following one sees one more.
 #[derive(Debug, Clone, Copy)]
-pub struct QueryStretch<'a> {
+pub struct QueryStretch<'a, E> {
     /// The sequence's pages, in order.
-    pub pages: &'a [KvPage<'a>],
+    pub pages: &'a [KvPage<'a, E>],
     /// Tokens that the first query sees, at least 1.
     pub first_visible: usize,
     /// How many queries there are.
@@ -75,11 +75,11 @@ pub struct QueryStretch<'a> {
 ///
 /// # Panics
 /// If the lengths do not fit each other, or a sequence has fewer keys than a query may see.
-pub fn paged_attention(
+pub fn paged_attention<E: KvElement>(
     pool: &Pool,
     shape: AttentionShape,
     queries: &[f32],
-    stretches: &[QueryStretch<'_>],
+    stretches: &[QueryStretch<'_, E>],
     out: &mut [f32],
 ) {
     let query_width = shape.heads * shape.head_width;
@@ -100,16 +100,16 @@ pub fn paged_attention(
 }
 
 #[derive(Clone, Copy)]
-struct Attention<'a> {
+struct Attention<'a, E> {
     shape: AttentionShape,
     queries: &'a [f32],
-    stretches: &'a [QueryStretch<'a>],
+    stretches: &'a [QueryStretch<'a, E>],
 }
 
 /// Queries of one stretch and one key head that go through its chunks together.
 #[derive(Clone, Copy)]
-struct Tile<'a> {
-    stretch: &'a QueryStretch<'a>,
+struct Tile<'a, E> {
+    stretch: &'a QueryStretch<'a, E>,
     kv_head: usize,
     /// The first query's token, in its stretch and among all.
     first_token: usize,
@@ -117,7 +117,7 @@ struct Tile<'a> {
     tokens: usize,
 }
 
-impl Tile<'_> {
+impl<E> Tile<'_, E> {
     /// Tokens that query `index` sees. Queries go token by token, the heads of one together.
     fn visible(&self, shape: AttentionShape, index: usize) -> usize {
         self.stretch.first_visible + self.first_token + index / shape.group()
@@ -135,8 +135,8 @@ impl Tile<'_> {
     }
 }
 
-impl<'a> Attention<'a> {
-    fn tiles(&self) -> Vec<Tile<'a>> {
+impl<'a, E: KvElement> Attention<'a, E> {
+    fn tiles(&self) -> Vec<Tile<'a, E>> {
         let tile_tokens = (limits::TILE_QUERIES / self.shape.group()).max(1);
         let mut tiles = Vec::new();
         let mut first_row = 0;
@@ -156,7 +156,7 @@ impl<'a> Attention<'a> {
     /// Each thread takes whole tiles, about as many products as the others.
     fn prefill(self, pool: &Pool, out: &mut [f32]) {
         let tiles = self.tiles();
-        let cost = |tile: &Tile<'_>| {
+        let cost = |tile: &Tile<'_, E>| {
             let visible = tile.stretch.first_visible + tile.first_token + tile.tokens;
             tile.tokens * visible.next_multiple_of(PAGE_TOKENS)
         };
@@ -171,13 +171,13 @@ impl<'a> Attention<'a> {
     /// Threads share the chunks of all sequences; what they find is merged at the end.
     fn decode(self, pool: &Pool, out: &mut [f32]) {
         let shape = self.shape;
-        let chunks = |stretch: &QueryStretch<'_>| stretch.first_visible.div_ceil(CHUNK_TOKENS);
+        let chunks = |stretch: &QueryStretch<'_, E>| stretch.first_visible.div_ceil(CHUNK_TOKENS);
         let tiles = self.tiles();
-        let of_tile = |tile: &Tile<'a>| {
+        let of_tile = |tile: &Tile<'a, E>| {
             let tile = *tile;
             (0..chunks(tile.stretch)).map(move |chunk| (tile, chunk))
         };
-        let items: Vec<(Tile<'_>, usize)> = tiles.iter().flat_map(of_tile).collect();
+        let items: Vec<(Tile<'_, E>, usize)> = tiles.iter().flat_map(of_tile).collect();
         let piece_floats = shape.group() * (shape.head_width + 2);
         let mut pieces = vec![0.0; items.len() * piece_floats];
         let work = items.len() * CHUNK_TOKENS * shape.head_width * shape.group();
@@ -196,13 +196,13 @@ impl<'a> Attention<'a> {
     }
 }
 
-struct AttendTiles<'a> {
-    attention: Attention<'a>,
-    tiles: &'a [Tile<'a>],
+struct AttendTiles<'a, E> {
+    attention: Attention<'a, E>,
+    tiles: &'a [Tile<'a, E>],
     out: Disjoint<'a, f32>,
 }
 
-impl Kernel for AttendTiles<'_> {
+impl<E: KvElement> Kernel for AttendTiles<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -234,14 +234,14 @@ impl Kernel for AttendTiles<'_> {
 }
 
 /// Items from the `first` of all on; the piece of each goes to its place.
-struct AttendChunks<'a> {
-    attention: Attention<'a>,
-    items: &'a [(Tile<'a>, usize)],
+struct AttendChunks<'a, E> {
+    attention: Attention<'a, E>,
+    items: &'a [(Tile<'a, E>, usize)],
     first: usize,
     pieces: Disjoint<'a, f32>,
 }
 
-impl Kernel for AttendChunks<'_> {
+impl<E: KvElement> Kernel for AttendChunks<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -266,14 +266,14 @@ impl Kernel for AttendChunks<'_> {
 }
 
 /// Merges pieces in the order of their chunks.
-struct MergePieces<'a> {
+struct MergePieces<'a, E> {
     shape: AttentionShape,
-    items: &'a [(Tile<'a>, usize)],
+    items: &'a [(Tile<'a, E>, usize)],
     pieces: &'a [f32],
     out: &'a mut [f32],
 }
 
-impl Kernel for MergePieces<'_> {
+impl<E: KvElement> Kernel for MergePieces<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -360,7 +360,7 @@ struct Scratch {
 impl Scratch {
     #[inline(always)]
     #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
-    fn load<S: Simd>(&mut self, _: S, attention: &Attention<'_>, tile: &Tile<'_>) {
+    fn load<S: Simd, E>(&mut self, _: S, attention: &Attention<'_, E>, tile: &Tile<'_, E>) {
         let shape = attention.shape;
         let scale = 1.0 / (shape.head_width as f32).sqrt();
         self.queries.clear();
@@ -375,11 +375,11 @@ impl Scratch {
 
     /// The pieces of all queries over one chunk; their sums lie in `sums`.
     #[inline(always)]
-    fn attend_chunk<S: Simd>(
+    fn attend_chunk<S: Simd, E: KvElement>(
         &mut self,
         simd: S,
         shape: AttentionShape,
-        tile: &Tile<'_>,
+        tile: &Tile<'_, E>,
         chunk: usize,
     ) -> Vec<State> {
         let width = shape.head_width;
@@ -418,17 +418,17 @@ impl Scratch {
 }
 
 /// A few queries that see the same tokens of a chunk.
-struct Piece<'a> {
+struct Piece<'a, E> {
     shape: AttentionShape,
     kv_head: usize,
-    pages: &'a [KvPage<'a>],
+    pages: &'a [KvPage<'a, E>],
     seen: usize,
     queries: &'a [f32],
     scores: &'a mut [f32],
     sums: &'a mut [f32],
 }
 
-impl Piece<'_> {
+impl<E: KvElement> Piece<'_, E> {
     #[inline(always)]
     fn attend<S: Simd, const Q: usize>(mut self, simd: S, states: &mut [State]) {
         self.score::<S, Q>(simd);
@@ -498,8 +498,7 @@ impl Piece<'_> {
             let mut sum = 0.0_f32;
             for token in 0..self.seen {
                 let within = token % PAGE_TOKENS * kv_width + self.kv_head * width + at;
-                let value = self.pages[token / PAGE_TOKENS].values[within];
-                let value = crate::half_float::widen_half(value);
+                let value = self.pages[token / PAGE_TOKENS].values[within].widen();
                 sum = self.scores[q * CHUNK_TOKENS + token].mul_add(value, sum);
             }
             self.sums[q * width + at] = sum;
@@ -509,10 +508,10 @@ impl Piece<'_> {
 
 /// `sums[q] += Σₖ factors[q][k] · rows[k · stride ..]`, in the order of k.
 #[inline(always)]
-fn accumulate<S: Simd, const Q: usize, const N: usize>(
+fn accumulate<S: Simd, E: KvElement, const Q: usize, const N: usize>(
     simd: S,
     factors: [&[f32]; Q],
-    rows: &[u16],
+    rows: &[E],
     stride: usize,
     sums: &mut [[S::Floats; N]; Q],
 ) {
@@ -522,7 +521,7 @@ fn accumulate<S: Simd, const Q: usize, const N: usize>(
         let row = rows[k * stride..k * stride + N * LANES].as_chunks::<LANES>().0;
         let mut vectors = [simd.splat(0.0); N];
         for n in 0..N {
-            vectors[n] = simd.load_halves(&row[n]);
+            vectors[n] = E::load(simd, &row[n]);
         }
         for q in 0..Q {
             let factor = simd.splat(factors[q][k]);

@@ -11,7 +11,7 @@ for_each_instruction_set! {
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn narrow_halves(values: &[f32], out: &mut [u16]) = narrow_all
+    pub(crate) fn narrow_halves(values: &[f32], out: &mut [u16]) = narrow_all
 }
 
 #[inline(always)]
@@ -20,11 +20,6 @@ fn narrow_all(values: &[f32], out: &mut [u16]) {
     for (out, value) in out.iter_mut().zip(values) {
         *out = narrow_half(value.clamp(-GREATEST, GREATEST));
     }
-}
-
-/// The values of IEEE 754 halves.
-pub fn widen_halves(halves: &[u16]) -> Vec<f32> {
-    halves.iter().copied().map(widen_half).collect()
 }
 
 /// The value of an IEEE 754 half-precision float.

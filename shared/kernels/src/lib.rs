@@ -7,7 +7,7 @@
 //!
 //! Weights are repacked once ([`PackedMatrix`]) and keep the bits they have in the file.
 //! Activations meet codes of weights as codes of 8 bits ([`QuantisedRows`]), and plain weights as
-//! they are. Attention reads keys and values of 16 bits.
+//! they are. Attention reads keys and values of 16 or 32 bits.
 //!
 //! | You want to | Look in |
 //! |---|---|
@@ -39,6 +39,7 @@ mod disjoint;
 mod dispatch;
 mod exponential;
 mod half_float;
+mod kv_element;
 mod lanes;
 mod multiply;
 mod norm;
@@ -57,7 +58,7 @@ pub use bandwidth::read_bandwidth;
 pub use bias::add_bias;
 pub use blocks::WeightFormat;
 pub use cpu::{Cpu, CpuError};
-pub use half_float::{narrow_halves, widen_halves};
+pub use kv_element::KvElement;
 pub use lanes::dot;
 pub use multiply::{Inputs, Product, multiply};
 pub use norm::rms_norm;

@@ -52,7 +52,7 @@ pub use chat::{ChatOptions, ChatTemplate, ChatText, Json, Message, RenderedChat}
 pub use detokenizer::Detokenizer;
 pub use device::{DeviceChoice, DevicePrecision, NoSuchDevice};
 pub use error::ModelError;
-pub use kv_cache::{KvCache, KvShape, PAGE_TOKENS};
+pub use kv_cache::{KvCache, KvPrecision, KvShape, PAGE_TOKENS};
 pub use language_model::{LanguageModel, Logits, LogitsWanted, ModelShape, Row};
 pub use load::{LoadOptions, LoadedModel, ModelIdentity, inspect, load};
 pub use model_card::{EndToken, ModelCard, TemplateCard, TensorShare, VocabularyCard};

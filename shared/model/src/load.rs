@@ -11,6 +11,7 @@ use crate::device::{DeviceChoice, DevicePlace, DevicePrecision, DeviceTransforme
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
 use crate::hugging_face::ModelFolder;
+use crate::kv_cache::KvPrecision;
 use crate::language_model::LanguageModel;
 use crate::model_card::{CardParts, ModelCard};
 use crate::tensors::{TensorSource, refuse_unknown_tensors};
@@ -27,6 +28,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// What its numbers are on a device; our own kernels keep the file's.
     pub device_precision: DevicePrecision,
+    /// What keys and values are kept as where our own kernels compute.
+    pub kv_precision: KvPrecision,
     /// Threads that compute, one a core at best; as many as there are cores where not given.
     pub threads: Option<usize>,
 }
@@ -76,7 +79,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelErro
         None => {
             let cpu = Cpu::from_environment().map_err(ModelError::Cpu)?;
             let pool = Pool::new(cpu, options.threads.unwrap_or_else(physical_cores));
-            Box::new(Transformer::read(&*source, config, pool)?)
+            Box::new(Transformer::read(&*source, config, options.kv_precision, pool)?)
         }
         Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),
     };
@@ -104,6 +107,7 @@ pub fn inspect(path: &Path, options: &LoadOptions) -> Result<ModelCard, ModelErr
         chat_template: opened.chat_template.as_ref(),
         tensors: opened.source.views(),
         hash: opened.source.identity_hash(),
+        kv_precision: options.kv_precision,
     };
     Ok(parts.into_card())
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
+use crate::kv_cache::KvPrecision;
 use crate::tensors::TensorView;
 use crate::tokenizer::Tokenizer;
 
@@ -105,6 +106,7 @@ pub(crate) struct CardParts<'a> {
     pub(crate) chat_template: Option<&'a ChatTemplate>,
     pub(crate) tensors: Vec<TensorView<'a>>,
     pub(crate) hash: [u8; 8],
+    pub(crate) kv_precision: KvPrecision,
 }
 
 impl CardParts<'_> {
@@ -124,7 +126,7 @@ impl CardParts<'_> {
             context_tokens: config.context_tokens,
             weight_bytes: shares.iter().map(|share| share.bytes).sum(),
             tensors: shares,
-            kv_bytes_per_token: config.kv_shape().bytes_per_token() as u64,
+            kv_bytes_per_token: config.kv_shape().bytes_per_token(self.kv_precision) as u64,
             vocabulary: self.vocabulary(),
             chat_template: self.chat_template.map(|template| TemplateCard {
                 thinking: template.reads_thinking(),

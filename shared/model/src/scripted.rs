@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::error::ModelError;
-use crate::kv_cache::{KvCache, KvShape};
+use crate::kv_cache::{KvCache, KvPrecision, KvShape};
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
 use crate::tokenizer::{
     PreTokenizer, Roles, TokenKind, Tokenizer, TokenizerParts, byte_token_text,
@@ -46,7 +46,7 @@ impl ScriptedModel {
         let shape = ModelShape {
             vocabulary_tokens: vocabulary_tokens.max(1),
             context_tokens,
-            kv_bytes_per_token: SHAPE.bytes_per_token(),
+            kv_bytes_per_token: SHAPE.bytes_per_token(KvPrecision::F16),
             weight_bytes: 0,
         };
         let rule = Box::new(rule);
@@ -86,7 +86,7 @@ impl LanguageModel for ScriptedModel {
     }
 
     fn new_cache(&self) -> KvCache {
-        KvCache::new(SHAPE)
+        KvCache::new(SHAPE, KvPrecision::F16)
     }
 
     fn forward(&mut self, rows: &mut [Row<'_>]) -> Result<Vec<Logits>, ModelError> {

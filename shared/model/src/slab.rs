@@ -92,13 +92,13 @@ pub(crate) fn positions(slab: &[Stretch]) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv_cache::{KvCache, KvShape};
+    use crate::kv_cache::{KvCache, KvPrecision, KvShape};
     use crate::language_model::LogitsWanted;
 
     #[test]
     fn slabs_are_full_and_keep_the_order_of_rows() {
         let mut caches = [3, 0, 40].map(|held| {
-            let mut cache = KvCache::new(KvShape { layers: 1, width: 1 });
+            let mut cache = KvCache::new(KvShape { layers: 1, width: 1 }, KvPrecision::F16);
             cache.append(held);
             cache
         });

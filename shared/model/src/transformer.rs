@@ -6,13 +6,13 @@
 //! the rows beside it nor on how its prefix was chunked. Knows no file form.
 
 use relay_kernels::{
-    Inputs, KvPage, PackedMatrix, Pool, Product, QuantisedRows, QueryStretch, add_bias, multiply,
-    paged_attention, rms_norm, rotate_halves, rotate_interleaved, swiglu,
+    Inputs, KvElement, KvPage, PackedMatrix, Pool, Product, QuantisedRows, QueryStretch, add_bias,
+    multiply, paged_attention, rms_norm, rotate_halves, rotate_interleaved, swiglu,
 };
 
 use crate::config::{ModelConfig, RotaryLayout, rotary_angles};
 use crate::error::ModelError;
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{KvCache, KvPrecision, MemoryPages, PagesInMemory};
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
 use crate::slab::{self, Stretch, cut_into_slabs};
 use crate::tensors::{LayerPart, TensorRole, TensorSource, refuse_unknown_tensors};
@@ -162,6 +162,7 @@ impl Layer {
 #[derive(Debug)]
 pub(crate) struct Transformer {
     config: ModelConfig,
+    kv_precision: KvPrecision,
     /// Radians from one position to the next, of each rotary pair.
     frequencies: Vec<f64>,
     /// `None` where the output layer serves both ways.
@@ -180,6 +181,7 @@ impl Transformer {
     pub(crate) fn read(
         source: &dyn TensorSource,
         config: ModelConfig,
+        kv_precision: KvPrecision,
         pool: Pool,
     ) -> Result<Self, ModelError> {
         refuse_unknown_tensors(source, &config)?;
@@ -196,7 +198,7 @@ impl Transformer {
         let layer = |index| LayerReader { source, config: &config, pool: &pool, index }.read();
         let layers = (0..config.layers).map(layer).collect::<Result<_, _>>()?;
         let frequencies = config.rotary.frequencies();
-        Ok(Self { config, frequencies, embedding, layers, output_norm, output, pool })
+        Ok(Self { config, kv_precision, frequencies, embedding, layers, output_norm, output, pool })
     }
 
     fn weight_bytes(&self) -> usize {
@@ -297,14 +299,35 @@ impl Transformer {
         queries: &[f32],
         out: &mut [f32],
     ) {
-        let pages: Vec<Vec<KvPage<'_>>> =
-            slab.iter().map(|stretch| rows[stretch.row].cache.pages(layer).collect()).collect();
+        let caches = slab.iter().filter_map(|stretch| rows[stretch.row].cache.pages_in_memory());
+        match self.kv_precision {
+            KvPrecision::F16 => {
+                let pages = caches.filter_map(PagesInMemory::halves);
+                self.look_back_in(layer, slab, pages, queries, out);
+            }
+            KvPrecision::F32 => {
+                let pages = caches.filter_map(PagesInMemory::singles);
+                self.look_back_in(layer, slab, pages, queries, out);
+            }
+        }
+    }
+
+    /// With the cache of each stretch; all are of this model's precision.
+    fn look_back_in<'a, E: KvElement>(
+        &self,
+        layer: usize,
+        slab: &[Stretch],
+        caches: impl Iterator<Item = &'a MemoryPages<E>>,
+        queries: &[f32],
+        out: &mut [f32],
+    ) {
+        let pages: Vec<Vec<KvPage<'_, E>>> = caches.map(|cache| cache.layer(layer)).collect();
         let of_stretch = |(stretch, pages): (&Stretch, _)| QueryStretch {
             pages,
             first_visible: stretch.first_position + 1,
             tokens: stretch.tokens.len(),
         };
-        let stretches: Vec<QueryStretch<'_>> =
+        let stretches: Vec<QueryStretch<'_, E>> =
             slab.iter().zip(pages.iter().map(Vec::as_slice)).map(of_stretch).collect();
         paged_attention(&self.pool, self.config.attention, queries, &stretches, out);
     }
@@ -340,18 +363,19 @@ impl LanguageModel for Transformer {
         ModelShape {
             vocabulary_tokens: self.config.vocabulary_tokens,
             context_tokens: self.config.context_tokens,
-            kv_bytes_per_token: self.config.kv_shape().bytes_per_token(),
+            kv_bytes_per_token: self.config.kv_shape().bytes_per_token(self.kv_precision),
             weight_bytes: self.weight_bytes(),
         }
     }
 
     fn new_cache(&self) -> KvCache {
-        KvCache::new(self.config.kv_shape())
+        KvCache::new(self.config.kv_shape(), self.kv_precision)
     }
 
     fn forward(&mut self, rows: &mut [Row<'_>]) -> Result<Vec<Logits>, ModelError> {
         let kv_shape = self.config.kv_shape();
-        check_rows(rows, self.shape(), |cache| cache.belongs_in_memory(kv_shape))?;
+        let belongs = |cache: &KvCache| cache.belongs_in_memory(kv_shape, self.kv_precision);
+        check_rows(rows, self.shape(), belongs)?;
         let slabs = cut_into_slabs(rows, limits::SLAB_TOKENS);
         // Nothing below can fail, so that a cache is never left half filled.
         for row in rows.iter_mut() {

@@ -7,35 +7,37 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cpu::Cpu;
-use crate::half_float::{narrow_half, widen_half};
 
 /// A sequence of `tokens` tokens with made-up queries, keys and values for each.
-struct Sequence {
+struct Sequence<E> {
     shape: AttentionShape,
     queries: Vec<f32>,
-    keys: Vec<Vec<u16>>,
-    values: Vec<Vec<u16>>,
+    keys: Vec<Vec<E>>,
+    values: Vec<Vec<E>>,
 }
 
 fn wave(len: usize, step: f64) -> Vec<f32> {
     (0..len).map(|index| (index as f64 * step).sin() as f32).collect()
 }
 
-impl Sequence {
+impl<E: KvElement> Sequence<E> {
     fn new(shape: AttentionShape, tokens: usize, seed: usize) -> Self {
         let seed = seed as f64;
         let page = PAGE_TOKENS * shape.kv_width();
-        let pages = |step: f64| -> Vec<Vec<u16>> {
+        let narrow = |page: &[f32]| {
+            let mut out = vec![E::default(); page.len()];
+            E::narrow(&page.iter().map(|x| x * 3.0).collect::<Vec<_>>(), &mut out);
+            out
+        };
+        let pages = |step: f64| -> Vec<Vec<E>> {
             let all = wave(tokens.div_ceil(PAGE_TOKENS) * page, step + seed);
-            all.chunks(page)
-                .map(|page| page.iter().map(|x| narrow_half(x * 3.0)).collect())
-                .collect()
+            all.chunks(page).map(narrow).collect()
         };
         let queries = wave(tokens * shape.heads * shape.head_width, 0.05 + seed);
         Self { shape, queries, keys: pages(0.37), values: pages(0.11) }
     }
 
-    fn pages(&self) -> Vec<KvPage<'_>> {
+    fn pages(&self) -> Vec<KvPage<'_, E>> {
         let pages = self.keys.iter().zip(&self.values);
         pages.map(|(keys, values)| KvPage { keys, values }).collect()
     }
@@ -49,12 +51,12 @@ impl Sequence {
         let width = self.shape.head_width;
         let first = head / self.shape.group() * width;
         let query = &self.query(token)[head * width..(head + 1) * width];
-        let half = |bits: u16| f64::from(widen_half(bits));
+        let wide = |number: E| f64::from(number.widen());
         let key = |t: usize, i: usize| {
-            half(self.keys[t / PAGE_TOKENS][(first + i) * PAGE_TOKENS + t % PAGE_TOKENS])
+            wide(self.keys[t / PAGE_TOKENS][(first + i) * PAGE_TOKENS + t % PAGE_TOKENS])
         };
         let value = |t: usize| {
-            half(self.values[t / PAGE_TOKENS][t % PAGE_TOKENS * self.shape.kv_width() + first + at])
+            wide(self.values[t / PAGE_TOKENS][t % PAGE_TOKENS * self.shape.kv_width() + first + at])
         };
         let score = |t: usize| -> f64 {
             let dot: f64 = (0..width).map(|i| f64::from(query[i]) * key(t, i)).sum();
@@ -66,9 +68,10 @@ impl Sequence {
 }
 
 /// The attention of some stretches of sequences.
-fn run(cpu: Cpu, threads: usize, parts: &[(&Sequence, Range<usize>)]) -> Vec<f32> {
-    let pages: Vec<Vec<KvPage<'_>>> = parts.iter().map(|(sequence, _)| sequence.pages()).collect();
-    let stretches: Vec<QueryStretch<'_>> = parts
+fn run<E: KvElement>(cpu: Cpu, threads: usize, parts: &[(&Sequence<E>, Range<usize>)]) -> Vec<f32> {
+    let pages: Vec<Vec<KvPage<'_, E>>> =
+        parts.iter().map(|(sequence, _)| sequence.pages()).collect();
+    let stretches: Vec<QueryStretch<'_, E>> = parts
         .iter()
         .zip(&pages)
         .map(|((_, tokens), pages)| QueryStretch {
@@ -103,8 +106,13 @@ fn shape() -> impl Strategy<Value = AttentionShape> {
 
 #[test]
 fn is_softmax_attention() {
+    check_softmax_attention::<u16>();
+    check_softmax_attention::<f32>();
+}
+
+fn check_softmax_attention<E: KvElement>() {
     let shape = AttentionShape { heads: 6, kv_heads: 2, head_width: 20 };
-    let sequence = Sequence::new(shape, 300, 1);
+    let sequence = Sequence::<E>::new(shape, 300, 1);
     for cpu in [Cpu::PORTABLE, Cpu::best()] {
         for token in [0, 1, 6, 31, 32, 127, 128, 299] {
             let out = run(cpu, 1, &[(&sequence, token..token + 1)]);
@@ -121,44 +129,51 @@ fn is_softmax_attention() {
     }
 }
 
+/// Neither the cut of a prefix, nor other rows, nor threads or instruction sets change a bit.
+fn check_cut<E: KvElement>(shape: AttentionShape, tokens: usize, cut: usize, threads: usize) {
+    let first = Sequence::<E>::new(shape, tokens, 1);
+    let second = Sequence::<E>::new(shape, 150, 2);
+    let whole = run(Cpu::best(), 1, &[(&first, 0..tokens)]);
+    let parts = [(&second, 149..150), (&first, cut..tokens), (&second, 3..9)];
+    let mixed = run(Cpu::best(), threads, &parts);
+    let width = shape.heads * shape.head_width;
+    assert!(same_bits(&mixed[width..][..(tokens - cut) * width], &whole[cut * width..]));
+    let last = &whole[(tokens - 1) * width..];
+    for cpu in [Cpu::PORTABLE, Cpu::best()] {
+        let parts = [(&second, 2..3), (&first, tokens - 1..tokens), (&second, 9..10)];
+        let decoded = run(cpu, threads, &parts);
+        assert!(same_bits(&decoded[width..2 * width], last));
+    }
+}
+
+fn check_instruction_sets<E: KvElement>(shape: AttentionShape, tokens: usize) {
+    let sequence = Sequence::<E>::new(shape, tokens, 3);
+    let ours = run(Cpu::best(), 1, &[(&sequence, 0..tokens)]);
+    assert!(same_bits(&ours, &run(Cpu::PORTABLE, 1, &[(&sequence, 0..tokens)])));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Neither the cut of a prefix, nor other rows, nor threads or instruction sets change a bit.
     #[test]
     fn a_query_has_the_bits_it_has_alone(
         shape in shape(), tokens in 1_usize..280, cut in 0_usize..280, threads in 1_usize..4,
     ) {
-        let (first, second) = (Sequence::new(shape, tokens, 1), Sequence::new(shape, 150, 2));
-        let cut = cut % tokens;
-        let whole = run(Cpu::best(), 1, &[(&first, 0..tokens)]);
-        let mixed = run(
-            Cpu::best(),
-            threads,
-            &[(&second, 149..150), (&first, cut..tokens), (&second, 3..9)],
-        );
-        let width = shape.heads * shape.head_width;
-        prop_assert!(same_bits(&mixed[width..][..(tokens - cut) * width], &whole[cut * width..]));
-        let last = &whole[(tokens - 1) * width..];
-        for cpu in [Cpu::PORTABLE, Cpu::best()] {
-            let decoded =
-                run(cpu, threads, &[(&second, 2..3), (&first, tokens - 1..tokens), (&second, 9..10)]);
-            prop_assert!(same_bits(&decoded[width..2 * width], last));
-        }
+        check_cut::<u16>(shape, tokens, cut % tokens, threads);
+        check_cut::<f32>(shape, tokens, cut % tokens, threads);
     }
 
     #[test]
     fn instruction_sets_give_the_same_bits(shape in shape(), tokens in 1_usize..200) {
-        let sequence = Sequence::new(shape, tokens, 3);
-        let ours = run(Cpu::best(), 1, &[(&sequence, 0..tokens)]);
-        prop_assert!(same_bits(&ours, &run(Cpu::PORTABLE, 1, &[(&sequence, 0..tokens)])));
+        check_instruction_sets::<u16>(shape, tokens);
+        check_instruction_sets::<f32>(shape, tokens);
     }
 }
 
 #[test]
 fn what_lies_behind_the_last_token_is_never_used() {
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_width: 36 };
-    let mut sequence = Sequence::new(shape, 70, 4);
+    let mut sequence = Sequence::<u16>::new(shape, 70, 4);
     let before = run(Cpu::best(), 1, &[(&sequence, 60..70)]);
     for token in 70..96 {
         for at in 0..36 {
@@ -173,7 +188,7 @@ fn what_lies_behind_the_last_token_is_never_used() {
 #[should_panic(expected = "keys that are not")]
 fn refuses_keys_that_are_not() {
     let shape = AttentionShape { heads: 1, kv_heads: 1, head_width: 8 };
-    let sequence = Sequence::new(shape, 32, 0);
+    let sequence = Sequence::<u16>::new(shape, 32, 0);
     let pages = sequence.pages();
     let stretch = QueryStretch { pages: &pages, first_visible: 33, tokens: 1 };
     let pool = Pool::new(Cpu::best(), 1);

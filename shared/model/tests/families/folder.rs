@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use relay_model::{LoadOptions, LoadedModel, load};
+use relay_model::{KvPrecision, LoadOptions, LoadedModel, load};
 use serde_json::{Value, json};
 
 use crate::case::{Case, NamedTensor, TOKENS, byte_texts};
@@ -61,6 +61,12 @@ impl Folder {
 
     pub(crate) fn load(&self) -> LoadedModel {
         load(&self.path, &LoadOptions::default()).unwrap()
+    }
+
+    /// With a KV cache that rounds nothing.
+    pub(crate) fn load_exact(&self) -> LoadedModel {
+        let kv_precision = KvPrecision::F32;
+        load(&self.path, &LoadOptions { kv_precision, ..LoadOptions::default() }).unwrap()
     }
 
     pub(crate) fn refusal(&self) -> String {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use relay_model::{LoadOptions, LoadedModel, load};
+use relay_model::{KvPrecision, LoadOptions, LoadedModel, load};
 
 use crate::case::{Case, NamedTensor, TOKENS, VOCABULARY, byte_texts};
 
@@ -25,6 +25,12 @@ impl GgufFile {
 
     pub(crate) fn load(&self) -> LoadedModel {
         load(&self.path, &LoadOptions::default()).unwrap()
+    }
+
+    /// With a KV cache that rounds nothing.
+    pub(crate) fn load_exact(&self) -> LoadedModel {
+        let kv_precision = KvPrecision::F32;
+        load(&self.path, &LoadOptions { kv_precision, ..LoadOptions::default() }).unwrap()
     }
 }
 

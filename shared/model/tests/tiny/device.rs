@@ -4,8 +4,8 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 use relay_model::{
-    DeviceChoice, DevicePrecision, KvCache, LanguageModel, LoadOptions, Logits, LogitsWanted,
-    ModelError, Row, load,
+    DeviceChoice, DevicePrecision, KvCache, KvPrecision, LanguageModel, LoadOptions, Logits,
+    LogitsWanted, ModelError, Row, load,
 };
 
 use crate::tiny_file::{
@@ -15,8 +15,6 @@ use crate::tiny_file::{
 
 /// How far two logits of the same token may lie apart, over the largest logit of the position.
 const RELATIVE: f32 = 1e-4;
-/// The same where one side keeps keys and values as halves: as for a device that does.
-const HALVES: f32 = 0.02;
 
 fn ids(len: u32) -> Vec<u32> {
     (0..len).map(|i| (i * 7919 + i * i * 31) % 259).collect()
@@ -102,7 +100,8 @@ fn load_on(
     device: DeviceChoice,
     device_precision: DevicePrecision,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
-    let options = LoadOptions { device, device_precision, ..LoadOptions::default() };
+    let kv_precision = KvPrecision::F32;
+    let options = LoadOptions { device, device_precision, kv_precision, ..LoadOptions::default() };
     load(&family.file().path, &options).map(|loaded| loaded.model)
 }
 
@@ -149,8 +148,7 @@ fn check(device: DeviceChoice, precision: DevicePrecision, relative: f32) {
         let mut model = load_on(family, device, precision).unwrap();
         let whole = positions(&fresh(&mut *model, &tokens));
         let mut on_cpu = load_on(family, DeviceChoice::Cpu, precision).unwrap();
-        // Our own kernels keep keys and values in 11 bits.
-        assert_near(&whole, &positions(&fresh(&mut *on_cpu, &tokens)), relative.max(HALVES));
+        assert_near(&whole, &positions(&fresh(&mut *on_cpu, &tokens)), relative);
         check_chunks(&mut *model, &tokens, &whole, relative);
         check_rows(&mut *model, relative);
         check_cuts_and_forks(&mut *model, &tokens, &whole, relative);

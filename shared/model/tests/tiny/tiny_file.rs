@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use relay_model::{LoadOptions, LoadedModel, load};
+use relay_model::{KvPrecision, LoadOptions, LoadedModel, load};
 
 pub(crate) const VOCABULARY: usize = 259;
 pub(crate) const LAYERS: usize = 3;
@@ -136,6 +136,13 @@ pub(crate) fn file_bytes(metadata: &Metadata, tensors: &Tensors, dtype: GgmlDTyp
 pub(crate) fn load_tiny(dtype: GgmlDType) -> LoadedModel {
     let file = TinyFile::with_bytes(&file_bytes(&metadata(), &tensors(), dtype));
     load(&file.path, &LoadOptions::default()).unwrap()
+}
+
+/// With a KV cache that rounds nothing.
+pub(crate) fn load_exact(dtype: GgmlDType) -> LoadedModel {
+    let file = TinyFile::with_bytes(&file_bytes(&metadata(), &tensors(), dtype));
+    let kv_precision = KvPrecision::F32;
+    load(&file.path, &LoadOptions { kv_precision, ..LoadOptions::default() }).unwrap()
 }
 
 /// Evenly spread over (-1, 1) and the same on every machine.
