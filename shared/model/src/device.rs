@@ -73,6 +73,16 @@ impl DeviceChoice {
         opened.map(Some).map_err(|error| self.refusal(first_line(&error), advice))
     }
 
+    /// What computes, whichever of its kind: two cards give the same numbers.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::CandleCpu => "candle-cpu",
+            Self::Cuda(_) => "cuda",
+            Self::Metal => "metal",
+        }
+    }
+
     fn refusal(self, what: String, advice: &'static str) -> ModelError {
         ModelError::Device { device: self.to_string(), what, advice }
     }

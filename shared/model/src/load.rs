@@ -61,8 +61,27 @@ impl std::fmt::Debug for LoadedModel {
 pub struct ModelIdentity {
     /// The name in the file, else the file's or the folder's own.
     pub name: String,
-    /// 8 bytes of a hash over tensor names, types, shapes and a fixed sample of their bytes.
+    /// 8 bytes of a hash over tensor names, types, shapes and a fixed sample of their bytes, over
+    /// what computes and over what numbers are kept as: the same weights may give other tokens
+    /// elsewhere.
     pub hash: [u8; 8],
+}
+
+impl ModelIdentity {
+    fn new(name: String, weights: [u8; 8], options: &LoadOptions) -> Self {
+        let numbers = match options.device {
+            DeviceChoice::Cpu => format!("{:?}", options.kv_precision),
+            _ => format!("{:?}", options.device_precision),
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"relay.v1.numbers");
+        hasher.update(&weights);
+        hasher.update(options.device.kind().as_bytes());
+        hasher.update(numbers.as_bytes());
+        let mut hash = [0; 8];
+        hash.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        Self { name, hash }
+    }
 }
 
 /// Loads a model from a GGUF file, or from a folder as Hugging Face publishes them.
@@ -83,7 +102,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelErro
         }
         Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),
     };
-    let identity = ModelIdentity { name, hash: source.identity_hash() };
+    let identity = ModelIdentity::new(name, source.identity_hash(), options);
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
     let tokenizer = Arc::new(tokenizer.with_plain_texts(&plain_texts));
     Ok(LoadedModel { model, tokenizer, chat_template, identity })

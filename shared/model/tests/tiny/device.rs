@@ -226,6 +226,31 @@ fn two_bytes_a_weight_are_near_and_half_as_many() {
     }
 }
 
+/// Two clouds that may write other tokens must not announce the same model.
+#[test]
+fn what_computes_and_in_which_numbers_is_part_of_the_identity() {
+    let file = Family::Llama.file();
+    let identity = |device, device_precision, kv_precision| {
+        let options =
+            LoadOptions { device, device_precision, kv_precision, ..LoadOptions::default() };
+        load(&file.path, &options).unwrap().identity
+    };
+    let (wide, narrow) = (DevicePrecision::F32, DevicePrecision::Bf16);
+    let all = [
+        identity(DeviceChoice::Cpu, narrow, KvPrecision::F16),
+        identity(DeviceChoice::Cpu, narrow, KvPrecision::F32),
+        identity(DeviceChoice::CandleCpu, narrow, KvPrecision::F16),
+        identity(DeviceChoice::CandleCpu, wide, KvPrecision::F16),
+    ];
+    for (index, one) in all.iter().enumerate() {
+        assert!(all[index + 1..].iter().all(|other| other.hash != one.hash), "{index}");
+        assert_eq!(one.name, all[0].name);
+    }
+    // What is not used there changes nothing.
+    assert_eq!(all[0], identity(DeviceChoice::Cpu, wide, KvPrecision::F16));
+    assert_eq!(all[2], identity(DeviceChoice::CandleCpu, narrow, KvPrecision::F32));
+}
+
 #[test]
 fn what_cannot_be_run_is_refused_and_changes_nothing() {
     let mut model = tiny(DeviceChoice::CandleCpu, DevicePrecision::F32);
