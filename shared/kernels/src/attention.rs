@@ -82,6 +82,7 @@ pub fn paged_attention<E: KvElement>(
     stretches: &[QueryStretch<'_, E>],
     out: &mut [f32],
 ) {
+    assert!(shape.heads.is_multiple_of(shape.kv_heads), "heads do not share KV heads evenly");
     let query_width = shape.heads * shape.head_width;
     let tokens: usize = stretches.iter().map(|stretch| stretch.tokens).sum();
     assert_eq!(queries.len(), tokens * query_width, "queries do not fit the stretches");

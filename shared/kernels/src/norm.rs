@@ -1,28 +1,43 @@
 //! Root-mean-square normalisation.
 
-use crate::dispatch::for_each_instruction_set;
+use crate::cpu::{Cpu, Kernel};
 use crate::lanes::dot;
+use crate::simd::Simd;
 
-for_each_instruction_set! {
-    /// `out[row, i] = inputs[row, i] / rms(inputs[row]) · weights[i]`, where `rms` is
-    /// √(mean of squares + epsilon). `inputs` and `out` are `[rows, weights.len()]`.
-    ///
-    /// # Panics
-    /// If the lengths do not fit each other.
-    pub fn rms_norm(inputs: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32])
-        = rms_norm_rows
+/// `out[row, i] = inputs[row, i] / rms(inputs[row]) · weights[i]`, where `rms` is
+/// √(mean of squares + epsilon). `inputs` and `out` are `[rows, weights.len()]`.
+///
+/// # Panics
+/// If there are no weights, or the lengths do not fit each other.
+pub fn rms_norm(cpu: Cpu, inputs: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
+    assert_eq!(inputs.len(), out.len(), "the output has another shape");
+    assert!(!weights.is_empty(), "rows have no width");
+    assert!(inputs.len().is_multiple_of(weights.len()), "the last row is incomplete");
+    cpu.run(RmsNorm { inputs, weights, epsilon, out });
 }
 
-#[inline(always)]
-#[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
-fn rms_norm_rows(inputs: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
-    assert_eq!(inputs.len(), out.len(), "the output has another shape");
-    let width = weights.len();
-    for (input, out) in inputs.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        let mean = dot(input, input) / width as f32;
-        let scale = 1.0 / (mean + epsilon).sqrt();
-        for ((out, input), weight) in out.iter_mut().zip(input).zip(weights) {
-            *out = input * scale * weight;
+struct RmsNorm<'a> {
+    inputs: &'a [f32],
+    weights: &'a [f32],
+    epsilon: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for RmsNorm<'_> {
+    type Output = ();
+
+    /// Plain Rust, whose operations no compiler fuses: the same bits on every instruction set.
+    #[inline(always)]
+    #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
+    fn run<S: Simd>(self, _: S) {
+        let width = self.weights.len();
+        let outs = self.out.chunks_exact_mut(width);
+        for (input, out) in self.inputs.chunks_exact(width).zip(outs) {
+            let mean = dot(input, input) / width as f32;
+            let scale = 1.0 / (mean + self.epsilon).sqrt();
+            for ((out, input), weight) in out.iter_mut().zip(input).zip(self.weights) {
+                *out = input * scale * weight;
+            }
         }
     }
 }
@@ -36,7 +51,10 @@ mod tests {
         let inputs: Vec<f32> = (0_u8..40).map(|i| f32::from(i % 7) - 2.5).collect();
         let weights: Vec<f32> = (0_u8..20).map(|i| f32::from(i) / 10.0).collect();
         let mut out = vec![0.0; 40];
-        rms_norm(&inputs, &weights, 1e-5, &mut out);
+        rms_norm(Cpu::best(), &inputs, &weights, 1e-5, &mut out);
+        let mut portable = vec![0.0; 40];
+        rms_norm(Cpu::PORTABLE, &inputs, &weights, 1e-5, &mut portable);
+        assert!(out.iter().zip(&portable).all(|(a, b)| a.to_bits() == b.to_bits()));
         for row in 0..2 {
             let input = &inputs[row * 20..(row + 1) * 20];
             let squares: f64 = input.iter().map(|x| f64::from(*x).powi(2)).sum();
@@ -46,5 +64,11 @@ mod tests {
                 assert!((f64::from(out[row * 20 + i]) - exact).abs() < 1e-5);
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "the last row is incomplete")]
+    fn a_ragged_end_is_refused() {
+        rms_norm(Cpu::best(), &[1.0; 5], &[1.0; 2], 1e-5, &mut [0.0; 5]);
     }
 }

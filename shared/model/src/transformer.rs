@@ -41,7 +41,7 @@ fn apply<const N: usize>(pool: &Pool, inputs: &[f32], linears: [&Linear; N]) -> 
     let mut outs = products(pool, inputs, linears.map(|linear| &linear.weights));
     for (out, linear) in outs.iter_mut().zip(linears) {
         if let Some(bias) = &linear.bias {
-            add_bias(out, bias);
+            add_bias(pool.cpu(), out, bias);
         }
     }
     outs
@@ -260,13 +260,14 @@ impl Transformer {
         let head_width = self.config.attention.head_width;
         let pairs = self.config.rotary.pairs;
         let token_width = heads.len() / (angles.len() / pairs);
+        let cpu = self.pool.cpu();
         self.pool.share_rows(&mut heads, token_width, &|first, heads| {
             let tokens =
                 heads.chunks_exact_mut(token_width).zip(angles[first * pairs..].chunks(pairs));
             for (token, angles) in tokens {
                 match self.config.rotary.layout {
-                    RotaryLayout::Interleaved => rotate_interleaved(token, head_width, angles),
-                    RotaryLayout::Halves => rotate_halves(token, head_width, angles),
+                    RotaryLayout::Interleaved => rotate_interleaved(cpu, token, head_width, angles),
+                    RotaryLayout::Halves => rotate_halves(cpu, token, head_width, angles),
                 }
             }
         });
@@ -345,7 +346,7 @@ impl Transformer {
         let mut normed = zeros(hidden.len());
         self.pool.share_rows(&mut normed, width, &|first, normed| {
             let hidden = &hidden[first * width..][..normed.len()];
-            rms_norm(hidden, weights, self.config.epsilon, normed);
+            rms_norm(self.pool.cpu(), hidden, weights, self.config.epsilon, normed);
         });
         normed
     }
