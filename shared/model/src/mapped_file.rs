@@ -92,6 +92,11 @@ impl FileBytes {
         file.get(range.clone())?;
         Some(Self { file: Arc::clone(file), range })
     }
+
+    /// Where it lies in the file.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
 }
 
 impl Deref for FileBytes {

@@ -6,12 +6,14 @@
 //! Format: <https://github.com/huggingface/safetensors#format>
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use relay_kernels::WeightFormat;
-use serde_json::{Map, Value};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::error::ModelError;
 use crate::mapped_file::{FileBytes, MappedFile};
@@ -63,12 +65,17 @@ impl SafetensorsFile {
     pub(crate) fn read_header(file: Arc<MappedFile>) -> Result<Self, ModelError> {
         let header = Header::cut(&file)?;
         let mut tensors = HashMap::new();
-        for (name, entry) in header.entries()? {
-            if name != NOTES {
-                let tensor = header.locate(&name, &entry)?;
-                tensors.insert(name, tensor);
+        for (name, entry) in header.entries()?.0 {
+            if name == NOTES {
+                continue;
             }
+            let tensor = header.locate(&name, &entry)?;
+            if tensors.contains_key(&name) {
+                return Err(header.bad(format!("tensor {name} occurs twice"), DAMAGED));
+            }
+            tensors.insert(name, tensor);
         }
+        header.check_places(&tensors)?;
         Ok(Self { file, tensors })
     }
 
@@ -127,7 +134,7 @@ impl<'a> Header<'a> {
         }
     }
 
-    fn entries(&self) -> Result<Map<String, Value>, ModelError> {
+    fn entries(&self) -> Result<Entries, ModelError> {
         serde_json::from_slice(&self.json)
             .map_err(|error| self.bad(format!("the header is not a JSON object: {error}"), DAMAGED))
     }
@@ -161,6 +168,29 @@ impl<'a> Header<'a> {
         Ok(StoredTensor { format, shape, bytes })
     }
 
+    /// The format has tensors lie one behind the other, up to the file's end.
+    fn check_places(&self, tensors: &HashMap<String, StoredTensor>) -> Result<(), ModelError> {
+        let mut places: Vec<_> =
+            tensors.iter().map(|(name, tensor)| (tensor.bytes.range(), name)).collect();
+        places.sort_unstable_by_key(|(range, _)| (range.start, range.end));
+        let (mut end, mut before) = (self.data_start(), "");
+        for (range, name) in places {
+            if range.start < end {
+                return Err(self.bad(format!("tensors {before} and {name} overlap"), DAMAGED));
+            }
+            if range.start > end {
+                let unused = range.start - end;
+                let what = format!("{unused} unused bytes stand in front of tensor {name}");
+                return Err(self.bad(what, DAMAGED));
+            }
+            (end, before) = (range.end, name);
+        }
+        match self.file.len() - end {
+            0 => Ok(()),
+            more => Err(self.bad(format!("{more} bytes follow its last tensor"), DAMAGED)),
+        }
+    }
+
     fn format(&self, name: &str, entry: &Value) -> Result<WeightFormat, ModelError> {
         match entry["dtype"].as_str() {
             Some("F32") => Ok(WeightFormat::F32),
@@ -177,13 +207,45 @@ impl<'a> Header<'a> {
     /// Offsets count from the header's end; this range from the file's beginning.
     fn range(&self, offsets: &Value) -> Option<Range<usize>> {
         let [start, end] = numbers(offsets)?[..] else { return None };
-        let first = LENGTH_BYTES + self.json.len();
+        let first = self.data_start();
         let range = first.checked_add(start)?..first.checked_add(end)?;
         (start <= end).then_some(range)
     }
 
+    fn data_start(&self) -> usize {
+        LENGTH_BYTES + self.json.len()
+    }
+
     fn bad(&self, what: impl Into<String>, advice: &'static str) -> ModelError {
         ModelError::bad_file(self.file.path(), what, advice)
+    }
+}
+
+/// A header's names and what it says of each, as they stand there: a map would keep one of two
+/// entries of the same name.
+struct Entries(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("tensors by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Entries(entries))
     }
 }
 

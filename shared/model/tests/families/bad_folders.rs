@@ -256,6 +256,34 @@ fn entries_that_lie_about_a_tensor_are_refused() {
 }
 
 #[test]
+fn tensors_lie_one_behind_the_other_and_fill_the_file() {
+    let entry = |name: &str, start: usize| {
+        let end = start + 4;
+        format!(r#""{name}":{{"dtype":"F32","shape":[1],"data_offsets":[{start},{end}]}}"#)
+    };
+    let table: [(&[(&str, usize)], &str); 6] = [
+        (&[("x", 0), ("x", 4)], "tensor x occurs twice"),
+        (&[("x", 0), ("x", 0)], "tensor x occurs twice"),
+        (&[("x", 0), ("y", 0)], "tensors x and y overlap"),
+        (&[("x", 0), ("y", 2)], "tensors x and y overlap"),
+        (&[("y", 4)], "4 unused bytes stand in front of tensor y"),
+        (&[("x", 0)], "4 bytes follow its last tensor"),
+    ];
+    let case = case("llama-tied");
+    let folder = Folder::without_weights(&case.config);
+    for (entries, expected) in table {
+        let entries: Vec<_> = entries.iter().map(|(name, start)| entry(name, *start)).collect();
+        folder.write("model.safetensors", &file_of(&format!("{{{}}}", entries.join(",")), &[0; 8]));
+        let message = folder.refusal().replace("y and x", "x and y");
+        assert_says(&message, &[expected, "model.safetensors"]);
+    }
+    // In any order of their entries they are taken; only their names are wrong then.
+    let fitting = format!("{{{},{}}}", entry("y", 4), entry("x", 0));
+    folder.write("model.safetensors", &file_of(&fitting, &[0; 8]));
+    assert_says(&folder.refusal(), &["is not known here"]);
+}
+
+#[test]
 fn every_truncation_is_refused() {
     let case = case("qwen2-tied");
     let good = safetensors(&case.tensors(), "F16");
