@@ -104,7 +104,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelErro
     };
     let identity = ModelIdentity::new(name, source.identity_hash(), options);
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
-    let tokenizer = Arc::new(tokenizer.with_plain_texts(&plain_texts));
+    let tokenizer = Arc::new(tokenizer.with_plain_texts(&plain_texts)?);
     Ok(LoadedModel { model, tokenizer, chat_template, identity })
 }
 

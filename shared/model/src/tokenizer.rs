@@ -39,6 +39,12 @@ mod limits {
     pub(super) const TOKEN_BYTES_MAX: usize = 1 << 16;
     /// Ids of a vocabulary: the largest published ones stay below a quarter of it.
     pub(super) const TOKENS_MAX: usize = 1 << 21;
+    /// Ids of a `tokenizer.json` that no token has: memory is to follow from what a file holds.
+    pub(super) const UNNAMED_IDS_MAX: usize = 1 << 16;
+    /// Bytes of an added token: so far a search looks ahead of the place it has come to.
+    pub(super) const ADDED_TOKEN_BYTES_MAX: usize = 1 << 8;
+    /// Bytes of all added tokens together: a search holds some tens of bytes for each.
+    pub(super) const ADDED_BYTES_MAX: usize = 1 << 21;
     /// Bytes of one JSON file: the largest published ones have a third of it.
     pub(super) const JSON_BYTES_MAX: u64 = 1 << 27;
     /// Pieces whose ids a thread remembers. They outlive the tokenizer, so that a fuzzer, which
@@ -80,8 +86,8 @@ pub enum AddedTokens {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     vocabulary: Arc<Vocabulary>,
-    /// Added tokens that are plain text to this tokenizer.
-    plain_ids: Arc<HashSet<u32>>,
+    /// Finds added tokens, save those that are plain text to this tokenizer.
+    finder: Arc<Finder>,
 }
 
 #[derive(Debug)]
@@ -96,7 +102,6 @@ struct Vocabulary {
     eos_id: Option<u32>,
     /// The token that is this one byte, where there is one.
     byte_tokens: Vec<Option<u32>>,
-    finder: Finder,
     late_ids: HashSet<u32>,
     composes: bool,
     cutter: Cutter,
@@ -143,23 +148,24 @@ impl Tokenizer {
             bos_id: parts.roles.bos_id,
             prepends_bos: parts.roles.prepends_bos,
             eos_id: parts.roles.eos_id,
-            finder: Finder::new(&added_tokens(&parts))?,
             late_ids: parts.late_ids.clone(),
             composes: parts.composes,
             cutter: Cutter::new(parts.pre_tokenizer)?,
             alphabet,
             merger: parts.into_merger()?,
         };
-        Ok(Self { vocabulary: Arc::new(vocabulary), plain_ids: Arc::default() })
+        let finder = vocabulary.new_finder(&[])?;
+        Ok(Self { vocabulary: Arc::new(vocabulary), finder: Arc::new(finder) })
     }
 
     /// The same tokenizer, to which added tokens with these texts are plain text: texts that a
     /// program gives a meaning of its own must not become ids in prompts.
-    #[must_use]
-    pub fn with_plain_texts(&self, texts: &[&str]) -> Self {
-        let ids = texts.iter().filter_map(|text| self.added_token_id(text));
-        let plain_ids = self.plain_ids.iter().copied().chain(ids).collect();
-        Self { vocabulary: Arc::clone(&self.vocabulary), plain_ids: Arc::new(plain_ids) }
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] if the other added tokens cannot be looked for.
+    pub fn with_plain_texts(&self, texts: &[&str]) -> Result<Self, ModelError> {
+        let finder = self.vocabulary.new_finder(texts)?;
+        Ok(Self { vocabulary: Arc::clone(&self.vocabulary), finder: Arc::new(finder) })
     }
 
     /// Ids of a text. Nothing is put in front of it: see [`Tokenizer::with_bos`].
@@ -219,13 +225,7 @@ impl Tokenizer {
     /// What a token adds to the text: byte-level tokens decoded, added tokens literal, nothing
     /// for placeholders and ids out of range.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
-        let Vocabulary { bytes, ends, .. } = &*self.vocabulary;
-        let index = id as usize;
-        let Some(&end) = ends.get(index) else {
-            return &[];
-        };
-        let start = index.checked_sub(1).map_or(0, |before| ends[before]);
-        &bytes[start..end]
+        self.vocabulary.token_bytes(id)
     }
 
     /// What an id stands for; ids out of range are placeholders.
@@ -310,7 +310,7 @@ impl Tokenizer {
 
     /// Where added tokens stand in a text, left to right, the longest at each place.
     pub(crate) fn added_tokens_in(&self, text: &str) -> Vec<(usize, u32)> {
-        let found = self.vocabulary.finder.find(text, &self.plain_ids).into_iter();
+        let found = self.finder.find(text).into_iter();
         found.filter(|&(start, id)| !self.composes_away(&text[start..], id)).collect()
     }
 
@@ -353,6 +353,30 @@ impl Tokenizer {
     }
 }
 
+impl Vocabulary {
+    fn token_bytes(&self, id: u32) -> &[u8] {
+        let index = id as usize;
+        let Some(&end) = self.ends.get(index) else {
+            return &[];
+        };
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..end]
+    }
+
+    /// Looks for added tokens, save those with these texts.
+    fn new_finder(&self, plain_texts: &[&str]) -> Result<Finder, ModelError> {
+        let added = (0..).zip(&self.kinds).filter(|(_, kind)| kind.is_added());
+        let tokens = added.map(|(id, _)| AddedToken {
+            id,
+            text: self.token_bytes(id),
+            is_late: self.late_ids.contains(&id),
+        });
+        let is_plain =
+            |token: &AddedToken<'_>| plain_texts.iter().any(|text| text.as_bytes() == token.text);
+        Finder::new(&tokens.filter(|token| !is_plain(token)).collect::<Vec<_>>())
+    }
+}
+
 /// No character before it ever composes with one before it.
 const FIRST_MARK: char = '\u{300}';
 
@@ -366,17 +390,6 @@ fn composed(text: &str) -> Cow<'_, str> {
         Ok(()) => normalized.get().to_owned().into(),
         Err(_) => text.into(),
     }
-}
-
-fn added_tokens(parts: &TokenizerParts) -> Vec<AddedToken<'_>> {
-    let added = (0..).zip(&parts.tokens).filter(|(_, (_, kind))| kind.is_added());
-    added
-        .map(|(id, (text, _))| AddedToken {
-            id,
-            text: text.as_bytes(),
-            is_late: parts.late_ids.contains(&id),
-        })
-        .collect()
 }
 
 fn find_byte_tokens(bytes: &[u8], ends: &[usize], kinds: &[TokenKind]) -> Vec<Option<u32>> {
@@ -441,7 +454,8 @@ mod tests {
         let plain = tokenizer.encode("a<call>", AddedTokens::Plain);
         assert_eq!(plain, b"a<call>".map(u32::from));
         assert_eq!(tokenizer.encode("[PAD7]", AddedTokens::Parse), b"[PAD7]".map(u32::from));
-        let commands_are_text = tokenizer.with_plain_texts(&["<call>", "</call>", "<call>x"]);
+        let commands_are_text =
+            tokenizer.with_plain_texts(&["<call>", "</call>", "<call>x"]).unwrap();
         let ids = commands_are_text.encode("<call><|im_start|>", AddedTokens::Parse);
         assert_eq!(ids, [b"<call>".map(u32::from).as_slice(), &[257]].concat());
         assert_eq!(commands_are_text.added_token_id("<call>"), Some(258));

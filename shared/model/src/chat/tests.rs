@@ -24,6 +24,7 @@ fn tokenizer() -> Tokenizer {
         ("<ring>", TokenKind::UserDefined),
     ])
     .with_plain_texts(&["<ring>"])
+    .unwrap()
 }
 
 fn bytes_of(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<u8> {

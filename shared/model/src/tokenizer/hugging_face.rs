@@ -270,11 +270,13 @@ impl Folder<'_> {
     ) -> Result<(Vec<(String, TokenKind)>, Vec<(String, String)>), ModelError> {
         let ids = model.vocab.values().copied().chain(added.iter().map(|entry| entry.id));
         let count = ids.max().map_or(0, |highest| highest as usize + 1);
-        if count > limits::TOKENS_MAX {
+        let named = model.vocab.len() + added.len();
+        let count_max = limits::TOKENS_MAX.min(named + limits::UNNAMED_IDS_MAX);
+        if count > count_max {
             let what = format!(
-                "its highest id is {}, where {} is the most",
+                "its highest id is {}, where {} is the most that {named} tokens may have",
                 count - 1,
-                limits::TOKENS_MAX - 1
+                count_max - 1
             );
             return Err(self.bad("tokenizer.json", what, DAMAGED));
         }

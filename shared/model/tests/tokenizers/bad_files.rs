@@ -4,9 +4,10 @@
 use std::sync::LazyLock;
 
 use candle_core::quantized::gguf_file::Value as Entry;
-use relay_model::Tokenizer;
+use relay_model::{AddedTokens, Tokenizer};
 use serde_json::{Value, json};
 
+use crate::allocations;
 use crate::family::{Family, Files};
 
 static FILES: LazyLock<Files> = LazyLock::new(|| Files::new(Family::Qwen2));
@@ -246,6 +247,7 @@ fn vocabularies_that_do_not_fit_are_refused() {
     };
     check_folder(vocabulary("twice", 5), &["tokenizer.json", "token 5 is both"]);
     check_folder(vocabulary("far", 4_000_000_000), &["highest id is 4000000000"]);
+    check_folder(vocabulary("far", 66_500), &["highest id is 66500, where 66146 is the most"]);
     check_folder(vocabulary("far", 5_000_000_000), &["cannot be understood"]);
     check_folder(vocabulary("<|im_end|>", 650), &["are both \"<|im_end|>\""]);
     check_folder(
@@ -264,4 +266,39 @@ fn vocabularies_that_do_not_fit_are_refused() {
         |files| files.generation["eos_token_id"] = json!([1, 100_000]),
         &["generation_config.json", "eos_token_id", "100000"],
     );
+}
+
+#[test]
+fn memory_follows_from_what_is_in_a_vocabulary() {
+    let files = Files::new(Family::Qwen2);
+    let mut sparse = files.json.clone();
+    sparse["model"]["vocab"] = json!({"a": 2_097_151});
+    sparse["model"]["merges"] = json!([]);
+    sparse["added_tokens"] = json!([]);
+    std::fs::write(files.folder().join("tokenizer.json"), sparse.to_string()).unwrap();
+    let start = allocations::start();
+    let refused = Tokenizer::read(files.folder()).unwrap_err();
+    let peak_bytes = allocations::peak_since(start);
+    assert!(refused.to_string().contains("highest id is 2097151"), "{refused}");
+    assert!(peak_bytes < 1 << 20, "{peak_bytes}");
+}
+
+#[test]
+fn a_search_for_tokens_inside_of_one_another_holds_little() {
+    let mut files = Files::new(Family::Qwen2);
+    let blanks = |count: usize| " ".repeat(count);
+    let first = 700;
+    let added = (2..=65).map(|count| json!({"id": first + count, "content": blanks(count)}));
+    files.json["added_tokens"] = added.collect();
+    files.config = json!({});
+    files.generation = json!({});
+    files.write_folder();
+    let tokenizer = Tokenizer::read(files.folder()).unwrap();
+    let text = blanks(1_000_000);
+    let start = allocations::start();
+    let ids = tokenizer.encode(&text, AddedTokens::Parse);
+    let peak_bytes = allocations::peak_since(start);
+    // 15,384 runs of 65 and one of 40.
+    assert_eq!((ids.len(), ids[0], ids[15_384]), (15_385, 765, 740));
+    assert!(peak_bytes < 2_000_000, "{peak_bytes}");
 }

@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+#[path = "../tiny/allocations.rs"]
+mod allocations;
 mod bad_files;
 mod both_forms;
 mod family;
