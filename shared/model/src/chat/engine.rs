@@ -15,9 +15,17 @@ use crate::error::ModelError;
 /// The variable that holds what marks control texts; no template can name it.
 pub(super) const MARKER: &str = "control text marker";
 
+/// Characters that make what follows them be shown in another order.
+const REORDERING: [char; 9] = [
+    '\u{202A}', '\u{202B}', '\u{202C}', '\u{202D}', '\u{202E}', '\u{2066}', '\u{2067}', '\u{2068}',
+    '\u{2069}',
+];
+
 mod limits {
-    /// Steps of the template engine; an honest template takes a few hundred per message.
-    pub(super) const TEMPLATE_FUEL: u64 = 50_000_000;
+    /// What a template may spend, on time and on memory: a unit pays for one step, and for 64 bytes
+    /// of a text that is made or gone through. This is 256 MB at most; an honest template takes a
+    /// few hundred per message, and a few for each 64 bytes of it.
+    pub(super) const TEMPLATE_FUEL: u64 = 4_000_000;
 }
 
 /// An engine without templates.
@@ -55,9 +63,18 @@ pub(super) fn clock(now: PrimitiveDateTime) -> Value {
     })
 }
 
-/// An error of the engine with what it says about its cause.
+/// An error of the engine with what it says about its cause. Templates word errors themselves
+/// (`raise_exception`), and are strangers: what would steer a terminal is spelled out.
 pub(super) fn template_fault(error: &Error) -> ModelError {
-    ModelError::Template { what: error.to_string() }
+    let mut what = String::new();
+    for char in error.to_string().chars() {
+        if char.is_control() || REORDERING.contains(&char) {
+            what.extend(char.escape_unicode());
+        } else {
+            what.push(char);
+        }
+    }
+    ModelError::Template { what }
 }
 
 /// Templates are published for an engine with these two switched on.
@@ -167,5 +184,23 @@ mod tests {
         let endless =
             "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
         assert!(render(endless).is_err());
+    }
+
+    #[test]
+    fn a_template_cannot_make_texts_without_end() {
+        let doubled = "{% set n = namespace(x='ab') %}{% for i in range(40) %}\
+                       {% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x | length }}";
+        for source in [doubled, "{{ 'ab' * 1000000000 }}"] {
+            assert!(render(source).unwrap_err().to_string().contains("fuel"), "{source}");
+        }
+        let long = render("{% for i in range(10000) %}{{ 'ab' * 500 }}{% endfor %}").unwrap();
+        assert_eq!(long.len(), 10_000_000);
+    }
+
+    #[test]
+    fn words_of_a_template_do_not_steer_a_terminal() {
+        let error =
+            render("{{ raise_exception('é \u{1b}[2J\n\u{202E}b') }}").unwrap_err().to_string();
+        assert!(error.contains("é \\u{1b}[2J\\u{a}\\u{202e}b"), "{error}");
     }
 }
