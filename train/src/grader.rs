@@ -44,6 +44,9 @@ mod limits {
     /// Deepest nesting of groups, signs and powers: a bracket counts
     /// twice. Each level is a few frames of the stack.
     pub(super) const DEPTH_MAX: usize = 100;
+    /// Most quotients, signs of `±` and marks behind a factor: each takes all before it into its
+    /// operand, and trees are walked by recursion, so that a chain of them is as deep as it is long.
+    pub(super) const LEFT_NESTED_MAX: usize = 200;
     /// Largest exact numerator or denominator, in bits; 1000! has 8,530.
     pub(super) const EXACT_BITS_MAX: u64 = 16_384;
     /// Largest factorial and binomial coefficient that is multiplied out.

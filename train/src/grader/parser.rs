@@ -5,11 +5,11 @@ use num_rational::BigRational;
 
 use super::expression::{Bracket, Expr, Relation};
 use super::lexer::{Lexed, Token};
-use super::limits::DEPTH_MAX;
+use super::limits::{DEPTH_MAX, LEFT_NESTED_MAX};
 
 /// The tree of a whole answer.
 pub(super) fn parse(tokens: &[Lexed]) -> Option<Expr> {
-    let mut parser = Parser { tokens: tokens.to_vec(), at: 0, depth: 0, bars: 0 };
+    let mut parser = Parser { tokens: tokens.to_vec(), at: 0, depth: 0, left_nested: 0, bars: 0 };
     let expr = parser.list()?;
     (parser.at == parser.tokens.len()).then_some(expr)
 }
@@ -19,6 +19,8 @@ pub(super) struct Parser {
     pub(super) tokens: Vec<Lexed>,
     pub(super) at: usize,
     depth: usize,
+    /// Operators so far that put all before them one level deeper.
+    left_nested: usize,
     /// Open `|`: the next one closes.
     pub(super) bars: usize,
 }
@@ -53,6 +55,12 @@ impl Parser {
         let out = rule(self);
         self.depth -= 1;
         out
+    }
+
+    /// Counts an operator that makes what stands before it a part; too many are not parsed.
+    fn nest_left(&mut self) -> Option<()> {
+        self.left_nested += 1;
+        (self.left_nested <= LEFT_NESTED_MAX).then_some(())
     }
 
     /// Relations between commas. Repeated commas, as in `1, 2, and 3`, count once.
@@ -120,6 +128,7 @@ impl Parser {
                     '+' => terms.push(right),
                     '-' => terms.push(Expr::Negative(right.into())),
                     _ => {
+                        parser.nest_left()?;
                         let left = Box::new(sum_of(std::mem::take(&mut terms)));
                         let plus_first = sign == '±';
                         terms.push(Expr::PlusMinus { left, right: right.into(), plus_first });
@@ -136,6 +145,7 @@ impl Parser {
             if self.take_sign('*') {
                 factors.push(self.signed()?);
             } else if self.take_sign('/') {
+                self.nest_left()?;
                 let divisor = self.signed()?;
                 let dividend = product_of(std::mem::take(&mut factors));
                 factors.push(Expr::Quotient(dividend.into(), divisor.into()));
@@ -174,6 +184,7 @@ impl Parser {
                 _ => break,
             };
             self.at += 1;
+            self.nest_left()?;
         }
         if self.take_sign('^') {
             let exponent = self.deeper(Self::exponent)?;

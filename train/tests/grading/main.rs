@@ -205,6 +205,8 @@ fn hostile() -> Vec<(String, String)> {
         many("x^", 1500) + "x",
         many("9^", 1000) + "9",
         many("1/", 1500) + "2",
+        "3".to_owned() + &many("!", 3000),
+        "3".to_owned() + &many("%", 3000),
         many("x_", 1500),
         many("1\\pm ", 600) + "1",
         many("\\begin{pmatrix}", 200),
@@ -247,6 +249,17 @@ fn hostile_answers_cost_neither_a_panic_nor_a_second() {
         let head = &answer[..answer.len().min(40)];
         assert!(start.elapsed() < Duration::from_secs(1), "{head}: {:?}", start.elapsed());
     }
+}
+
+/// What a build leaves of the frames differs; half of a test thread's stack leaves it room.
+#[test]
+fn hostile_answers_need_half_a_stack() {
+    let judged = std::thread::Builder::new().stack_size(1 << 20).spawn(|| {
+        for (gold, answer) in hostile() {
+            grade(&gold, &format!("\\boxed{{{answer}}}"));
+        }
+    });
+    judged.unwrap().join().unwrap();
 }
 
 #[test]
