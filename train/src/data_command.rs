@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, bail};
@@ -135,7 +135,7 @@ pub fn run(command: &DataCommand, output: &mut impl Write) -> anyhow::Result<()>
 }
 
 fn generate(flags: &Generate) -> anyhow::Result<()> {
-    let partial = partial_path(&flags.out);
+    let partial = flags.out.with_added_extension("partial");
     let shown = partial.display();
     let fault =
         || format!("{shown}: cannot be written: is the disk full, or the folder read-only?");
@@ -159,12 +159,6 @@ fn generate(flags: &Generate) -> anyhow::Result<()> {
     }
     std::fs::rename(&partial, &flags.out)
         .with_context(|| format!("{}: cannot be put in place", flags.out.display()))
-}
-
-fn partial_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
 }
 
 fn progress_bar(count: usize) -> ProgressBar {

@@ -5,8 +5,8 @@
 //! was stopped goes on.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -20,7 +20,7 @@ use crate::chance::Chance;
 use crate::dataset::{Question, Set, load};
 use crate::evaluation::harness::{load_model, model_name, progress_bar};
 use crate::grader;
-use crate::jsonl::JsonLines;
+use crate::jsonl::{JsonLines, open_appended};
 use crate::prompt::prompt_ids;
 use crate::rollout::{Ask, Rollout, RolloutSettings};
 
@@ -100,7 +100,7 @@ pub fn filter(flags: &Filter, llm: LoadedModel, output: &mut impl Write) -> anyh
         max_tokens: flags.max_tokens,
         seed: flags.seed,
     };
-    let mut file = SampleFile::open(&suffixed(&flags.out, ".samples.jsonl"), &sampled)?;
+    let mut file = SampleFile::open(&flags.out.with_added_extension("samples.jsonl"), &sampled)?;
     let template = llm.chat_template.clone();
     // The large model answers alone: to the rollout it is the one that holds the pen.
     let mut rollout = Rollout::new(llm, None)?;
@@ -172,7 +172,7 @@ fn write_kept(flags: &Filter, questions: &[Question], file: &SampleFile) -> anyh
     let shown = flags.input.display();
     let input = File::open(&flags.input).with_context(|| format!("{shown}: cannot be opened"))?;
     let mut lines = JsonLines::<_, Value>::new(BufReader::new(input), shown.to_string());
-    let partial = suffixed(&flags.out, ".partial");
+    let partial = flags.out.with_added_extension("partial");
     let fault = || format!("{}: cannot be written", partial.display());
     let mut out = BufWriter::new(File::create(&partial).with_context(fault)?);
     let mut kept = 0;
@@ -196,25 +196,14 @@ fn write_kept(flags: &Filter, questions: &[Question], file: &SampleFile) -> anyh
 impl SampleFile {
     fn open(path: &Path, sampled: &Sampled) -> anyhow::Result<Self> {
         let shown = path.display();
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .with_context(|| format!("{shown}: cannot be opened"))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).with_context(|| format!("{shown}: cannot be read"))?;
-        // A last line that was cut short was never finished.
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        file.set_len(whole as u64).with_context(|| format!("{shown}: cannot be cut"))?;
+        let (file, bytes) = open_appended(path)?;
         let mut read = Self { file, solved: HashMap::new() };
-        let (head, rows) = match bytes[..whole].iter().position(|byte| *byte == b'\n') {
+        let (head, rows) = match bytes.iter().position(|byte| *byte == b'\n') {
             None => {
                 read.write(sampled)?;
                 return Ok(read);
             }
-            Some(end) => bytes[..whole].split_at(end + 1),
+            Some(end) => bytes.split_at(end + 1),
         };
         if serde_json::from_slice::<Sampled>(head).ok().as_ref() != Some(sampled) {
             bail!("{shown} was sampled otherwise: choose another --out, or remove it");
@@ -237,12 +226,6 @@ impl SampleFile {
         let written = self.file.write_all(line.as_bytes());
         written.context("a sampled problem cannot be written: make room and run again")
     }
-}
-
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 fn key(question: &Question) -> String {

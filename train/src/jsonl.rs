@@ -1,8 +1,10 @@
 //! Lines of JSON, one value a line, with faults that name the source and the line. Knows nothing
 //! of what the values are.
 
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, Read};
 use std::marker::PhantomData;
+use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use serde::de::DeserializeOwned;
@@ -69,6 +71,25 @@ impl<Reader: BufRead, Item: DeserializeOwned> JsonLines<Reader, Item> {
         let advice = if error.is_data() { "" } else { ": one JSON object a line is expected" };
         anyhow!("{}: {what} (column {}){advice}", self.place(), error.column())
     }
+}
+
+/// Opens a file that lines are added to, for a run that goes on where it was, and reads its whole
+/// lines. A last line that a kill cut short was never finished: it is cut off.
+pub fn open_appended(path: &Path) -> anyhow::Result<(File, Vec<u8>)> {
+    let shown = path.display();
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(path)
+        .with_context(|| format!("{shown}: cannot be opened"))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).with_context(|| format!("{shown}: cannot be read"))?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    file.set_len(whole as u64).with_context(|| format!("{shown}: cannot be cut"))?;
+    bytes.truncate(whole);
+    Ok((file, bytes))
 }
 
 #[cfg(test)]

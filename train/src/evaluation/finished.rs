@@ -2,8 +2,8 @@
 //! judged, so that a run that was killed goes on where it stopped.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read, Seek, Write};
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
@@ -12,7 +12,7 @@ use relay::transcript::Leg;
 use serde::{Deserialize, Serialize};
 
 use crate::grader;
-use crate::jsonl::JsonLines;
+use crate::jsonl::{JsonLines, open_appended};
 use crate::problem::{Group, Level};
 use crate::rollout::Answer;
 use crate::split::Record;
@@ -125,20 +125,8 @@ impl FinishedFile {
     /// Opens the file and reads what is there. A last line that a kill cut short is dropped.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .with_context(|| format!("{shown}: cannot be opened"))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).with_context(|| format!("{shown}: cannot be read"))?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        file.set_len(whole as u64).with_context(|| format!("{shown}: cannot be cut"))?;
-        file.seek(std::io::SeekFrom::End(0)).with_context(|| format!("{shown}: cannot seek"))?;
-        let mut lines =
-            JsonLines::<_, Finished>::new(BufReader::new(&bytes[..whole]), shown.to_string());
+        let (file, bytes) = open_appended(path)?;
+        let mut lines = JsonLines::<_, Finished>::new(bytes.as_slice(), shown.to_string());
         let mut read = Self { file, rows: Vec::new(), known: HashSet::new() };
         while let Some(row) = lines.read()? {
             read.known.insert((row.policy.clone(), row.problem.clone()));
