@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
+use relay_model::scripted::{mix, unit};
 use relay_model::{
     KvCache, LanguageModel, LoadOptions, LoadedModel, Logits, ModelError, ModelShape, Row, load,
 };
@@ -156,16 +157,4 @@ fn tensors() -> Vec<(String, Vec<usize>, f32, f32)> {
         }
     }
     tensors
-}
-
-fn mix(mut x: u64) -> u64 {
-    x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
-}
-
-/// 16 bits as a float in [0, 1).
-fn unit(bits: u64) -> f32 {
-    f32::from((bits >> 48) as u16) / 65_536.0
 }

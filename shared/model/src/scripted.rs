@@ -165,7 +165,8 @@ fn hash_ids(seed: u64, ids: &[u32]) -> u64 {
     ids.iter().fold(mix(seed), |hash, &id| mix(hash ^ u64::from(id).wrapping_add(1)))
 }
 
-fn mix(mut x: u64) -> u64 {
+/// A number that looks unrelated to `x` (`SplitMix64`).
+pub fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -173,7 +174,7 @@ fn mix(mut x: u64) -> u64 {
 }
 
 /// 16 bits as a float in [0, 1).
-fn unit(bits: u64) -> f32 {
+pub fn unit(bits: u64) -> f32 {
     f32::from((bits >> 48) as u16) / 65_536.0
 }
 
