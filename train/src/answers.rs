@@ -1,6 +1,8 @@
 //! What a model answers, many questions in lock-step, and how often it is right. Nobody is called:
 //! commands stay in the text. Knows no training.
 
+use std::fmt;
+
 use anyhow::Context;
 use relay_model::{
     Detokenizer, KvCache, LoadedModel, LogitsWanted, NoiseKey, Role, Row, Sampling, TokenMask,
@@ -8,7 +10,7 @@ use relay_model::{
 };
 use serde::Serialize;
 
-use crate::corpus::{Encoder, LEVELS};
+use crate::corpus::Encoder;
 use crate::grader;
 use crate::problem::{Facts, Group, Level};
 use crate::split::{Problems, Record, Request, Split};
@@ -34,6 +36,17 @@ pub struct Score {
     pub student_problems: usize,
     /// How many of these were right, in percent.
     pub student_right_percent: f64,
+}
+
+impl fmt::Display for Score {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { level, problems, right_percent, student_problems, student_right_percent } = self;
+        write!(
+            formatter,
+            "{level:?}: {right_percent:.1} % of {problems} right; \
+             {student_right_percent:.1} % of {student_problems} for students"
+        )
+    }
 }
 
 /// One answer on its way.
@@ -136,7 +149,7 @@ pub fn score(
             student_right_percent: right_percent(&student),
         })
     };
-    LEVELS.into_iter().map(score).collect()
+    Level::ALL.into_iter().map(score).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "small counts")]

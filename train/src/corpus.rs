@@ -2,11 +2,12 @@
 //! shares, each batch a function of the seed and of how much was drawn before. Knows no learner.
 
 use anyhow::{Context, ensure};
-use relay_model::{AddedTokens, ChatOptions, ChatTemplate, LoadedModel, Message, Tokenizer};
+use relay_model::{AddedTokens, ChatTemplate, LoadedModel, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::chance::Chance;
 use crate::problem::{Facts, Level};
+use crate::prompt::prompt_ids;
 use crate::split::{Problems, Record, Request, Split};
 use crate::trainable::Sequence;
 use crate::vocabulary;
@@ -17,9 +18,6 @@ mod limits {
     /// within which no combination occurs twice.
     pub(super) const BLOCK_PROBLEMS: u64 = 512;
 }
-
-/// All levels, as places in arrays stand for them.
-pub const LEVELS: [Level; 3] = [Level::Short, Level::Middle, Level::Long];
 
 /// How often each level is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +47,7 @@ impl Shares {
 /// How much was drawn: with the seed, all that the rest follows from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Problems of each level.
+    /// Problems of each level, in the order of [`Level::ALL`].
     pub problems: [u64; 3],
     /// Problems of all levels.
     pub total: u64,
@@ -79,8 +77,7 @@ impl<'a> Encoder<'a> {
 
     /// A question with the answer to come.
     pub fn prompt(&self, question: &str) -> anyhow::Result<Vec<u32>> {
-        let message = [Message::new("user", question)];
-        Ok(self.template.encode_chat(self.tokenizer, &message, &ChatOptions::default())?)
+        prompt_ids(self.tokenizer, Some(self.template), question)
     }
 
     /// A question and its answer, whose tokens and end are to be learned.
@@ -124,7 +121,7 @@ impl Corpus {
             self.open[level] = None;
         }
         let request = Request {
-            level: LEVELS[level],
+            level: Level::ALL[level],
             split: Split::Train,
             facts: self.facts,
             mind: self.mind,
@@ -140,6 +137,15 @@ impl Corpus {
         *drawn += 1;
         self.position.total += 1;
         Ok(record)
+    }
+
+    /// So many questions, with answers to come.
+    pub fn prompts(
+        &mut self,
+        count: usize,
+        encoder: &Encoder<'_>,
+    ) -> anyhow::Result<Vec<Vec<u32>>> {
+        (0..count).map(|_| encoder.prompt(&self.draw()?.question)).collect()
     }
 
     /// Worked solutions with at least so many tokens in all.

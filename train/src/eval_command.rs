@@ -97,7 +97,7 @@ impl Levels {
             Self::Short => vec![Level::Short],
             Self::Middle => vec![Level::Middle],
             Self::Long => vec![Level::Long],
-            Self::All => vec![Level::Short, Level::Middle, Level::Long],
+            Self::All => Level::ALL.to_vec(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! own mind's numbers. Owns the stage's settings.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
@@ -16,7 +16,7 @@ use crate::model_folder;
 use crate::optimiser::OptimiserSettings;
 use crate::problem::Facts;
 use crate::trainable::{Architecture, Weights};
-use crate::training_run::{Ending, TrainingRun, echo_settings, stop_on_signals};
+use crate::training_run::{Ending, TrainingRun, echo_settings, read_settings, stop_on_signals};
 use crate::vocabulary;
 use crate::world::Mind;
 
@@ -81,15 +81,6 @@ pub struct ModelSettings {
 }
 
 impl PretrainSettings {
-    fn read(path: &Path) -> anyhow::Result<(Self, String)> {
-        let shown = path.display();
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{shown}: cannot be read: give the run's TOML"))?;
-        let settings: Self = toml::from_str(&text).with_context(|| shown.to_string())?;
-        settings.check().with_context(|| shown.to_string())?;
-        Ok((settings, text))
-    }
-
     fn check(&self) -> anyhow::Result<()> {
         ensure!(self.batch_tokens > 0, "batch_tokens must be above 0");
         ensure!(self.checkpoint_steps > 0, "checkpoint_steps must be above 0");
@@ -109,7 +100,8 @@ impl PretrainSettings {
 
 /// Trains one model, or goes on; then says how often it is right.
 pub fn run(flags: &Pretrain, output: &mut impl Write) -> anyhow::Result<()> {
-    let (settings, text) = PretrainSettings::read(&flags.config)?;
+    let (settings, text) = read_settings::<PretrainSettings>(&flags.config)?;
+    settings.check().with_context(|| flags.config.display().to_string())?;
     echo_settings(&text, &flags.out, "pretrain.toml")?;
     let (model, mind) = settings.of(flags.model);
     let run = TrainingRun {
@@ -170,15 +162,7 @@ fn check(
     {
         let scores = score(&mut loaded, settings.check_problems, &sampling, settings.seed)?;
         for score in &scores {
-            writeln!(
-                output,
-                "{name} {:?}: {:.1} % of {} right; {:.1} % of {} for students",
-                score.level,
-                score.right_percent,
-                score.problems,
-                score.student_right_percent,
-                score.student_problems
-            )?;
+            writeln!(output, "{name} {score}")?;
         }
         results.insert(name.to_owned(), serde_json::to_value(scores)?);
     }

@@ -29,6 +29,9 @@ pub enum Level {
 }
 
 impl Level {
+    /// Every level, shortest first.
+    pub const ALL: [Self; 3] = [Self::Short, Self::Middle, Self::Long];
+
     /// The numbers of steps that occur.
     pub fn steps(self) -> std::ops::RangeInclusive<u32> {
         match self {

@@ -207,6 +207,17 @@ pub fn read_log(path: &Path) -> anyhow::Result<Vec<LogLine>> {
     Ok(read)
 }
 
+/// A stage's settings and their text, from a TOML file.
+pub fn read_settings<Settings: DeserializeOwned>(
+    path: &Path,
+) -> anyhow::Result<(Settings, String)> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{shown}: cannot be read: give the run's TOML"))?;
+    let settings = toml::from_str(&text).with_context(|| shown.to_string())?;
+    Ok((settings, text))
+}
+
 /// Copies a run's settings into its folder, or refuses to go on under other ones.
 pub fn echo_settings(settings: &str, out: &Path, name: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("{}: cannot be made", out.display()))?;

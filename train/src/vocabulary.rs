@@ -71,7 +71,7 @@ pub fn learn(tokens: usize, seed: u64) -> anyhow::Result<Value> {
 /// What the tokenizer learns from: questions and solutions of every level, and every fact's words.
 fn texts(seed: u64) -> Vec<String> {
     let mut texts: Vec<String> = facts().iter().map(|fact| format!(" {}", fact.name())).collect();
-    for level in [Level::Short, Level::Middle, Level::Long] {
+    for level in Level::ALL {
         let request =
             Request { level, split: Split::Train, facts: Facts::All, mind: Mind::Truth, seed };
         for problem in Problems::new(request).take(limits::PROBLEMS) {

@@ -19,7 +19,7 @@ use crate::model_folder;
 use crate::optimiser::OptimiserSettings;
 use crate::problem::Facts;
 use crate::trainable::Sequence;
-use crate::training_run::{Ending, TrainingRun, echo_settings, stop_on_signals};
+use crate::training_run::{Ending, TrainingRun, echo_settings, read_settings, stop_on_signals};
 use crate::world::Mind;
 
 /// Flags of `warmup`.
@@ -91,16 +91,17 @@ impl WarmupSettings {
         self.shares.check()?;
         self.optimiser.check()
     }
+
+    /// What the policy may learn from, from a position on.
+    fn corpus(&self, position: Position) -> Corpus {
+        Corpus::new(self.seed, self.shares, Facts::Policy, Mind::Truth, position)
+    }
 }
 
 /// Warms a model up, or goes on; then says what its commands look like and how often it is right.
 pub fn run(flags: &Warmup, output: &mut impl Write) -> anyhow::Result<()> {
-    let shown = flags.config.display();
-    let settings_text = std::fs::read_to_string(&flags.config)
-        .with_context(|| format!("{shown}: cannot be read: give the run's TOML"))?;
-    let settings: WarmupSettings =
-        toml::from_str(&settings_text).with_context(|| shown.to_string())?;
-    settings.check().with_context(|| shown.to_string())?;
+    let (settings, settings_text) = read_settings::<WarmupSettings>(&flags.config)?;
+    settings.check().with_context(|| flags.config.display().to_string())?;
     echo_settings(&settings_text, &flags.out, "warmup.toml")?;
     let (weights, tokenizer) = model_folder::import(&flags.from)?;
     let run = TrainingRun {
@@ -115,8 +116,12 @@ pub fn run(flags: &Warmup, output: &mut impl Write) -> anyhow::Result<()> {
     };
     let options = LoadOptions { threads: Some(flags.threads), ..LoadOptions::default() };
     let mut untouched = load(&flags.from, &options)?;
+    let mut corpus = None;
     let ending = run.run(weights, Position::default(), &mut |position| {
-        draw(&settings, &mut untouched, position)
+        let corpus = corpus.get_or_insert_with(|| settings.corpus(*position));
+        let batch = draw(&settings, &mut untouched, corpus)?;
+        *position = corpus.position();
+        Ok(batch)
     })?;
     if ending == Ending::Stopped {
         writeln!(output, "stopped; the same command goes on")?;
@@ -129,22 +134,15 @@ pub fn run(flags: &Warmup, output: &mut impl Write) -> anyhow::Result<()> {
 fn draw(
     settings: &WarmupSettings,
     untouched: &mut LoadedModel,
-    position: &mut Position,
+    corpus: &mut Corpus,
 ) -> anyhow::Result<Vec<Sequence>> {
-    let WarmupSettings { seed, shares, batch_answers, temperature, .. } = *settings;
-    let first = position.total;
-    let mut corpus = Corpus::new(seed, shares, Facts::Policy, Mind::Truth, *position);
-    let mut prompts = Vec::new();
-    {
-        let encoder = Encoder::new(untouched)?;
-        for _ in 0..batch_answers {
-            prompts.push(encoder.prompt(&corpus.draw()?.question)?);
-        }
-    }
-    *position = corpus.position();
+    let WarmupSettings { seed, batch_answers, temperature, .. } = *settings;
+    let first = corpus.position().total;
+    let encoder = Encoder::new(untouched)?;
+    let end = encoder.end();
+    let prompts = corpus.prompts(batch_answers, &encoder)?;
     let sampling = Sampling::at_temperature(temperature);
     let answers = answer(untouched, &prompts, &sampling, seed.wrapping_add(first))?;
-    let end = Encoder::new(untouched)?.end();
     let tokenizer = &untouched.tokenizer;
     let sequence = |((prompt, answer), index): ((Vec<u32>, Vec<u32>), u64)| {
         let mut chance = Chance::new(seed, "commands", first + index);
@@ -199,17 +197,8 @@ fn check(
 ) -> anyhow::Result<()> {
     let options = LoadOptions { threads: Some(run.threads), ..LoadOptions::default() };
     let mut model = load(&run.model_folder(), &options)?;
-    let mut corpus = Corpus::new(
-        settings.seed,
-        settings.shares,
-        Facts::Policy,
-        Mind::Truth,
-        Position::default(),
-    );
-    let mut prompts = Vec::new();
-    for _ in 0..settings.check_problems {
-        prompts.push(Encoder::new(&model)?.prompt(&corpus.draw()?.question)?);
-    }
+    let mut corpus = settings.corpus(Position::default());
+    let prompts = corpus.prompts(settings.check_problems, &Encoder::new(&model)?)?;
     let answers = answer(&mut model, &prompts, &Sampling::at_temperature(1.0), settings.seed)?;
     let (mut whole, mut broken) = (0, 0);
     for ids in &answers {
@@ -224,15 +213,7 @@ fn check(
     )?;
     let greedy = score(&mut model, settings.check_problems, &Sampling::GREEDY, settings.seed)?;
     for score in &greedy {
-        writeln!(
-            output,
-            "greedy {:?}: {:.1} % of {} right; {:.1} % of {} for students",
-            score.level,
-            score.right_percent,
-            score.problems,
-            score.student_right_percent,
-            score.student_problems
-        )?;
+        writeln!(output, "greedy {score}")?;
     }
     let results = serde_json::json!({
         "answers": answers.len(), "commands": whole, "broken": broken,

@@ -15,7 +15,6 @@ use relay_train::split::{Problems, Record, Request, Split};
 use relay_train::wording::{question, solve};
 use relay_train::world::{Kind, Mind, facts};
 
-const LEVELS: [Level; 3] = [Level::Short, Level::Middle, Level::Long];
 const SPLITS: [Split; 3] = [Split::Train, Split::Validation, Split::Test];
 
 fn request(level: Level, split: Split) -> Request {
@@ -93,7 +92,7 @@ fn tokens_at_least(text: &str) -> usize {
 
 #[test]
 fn the_same_request_gives_the_same_problems() {
-    for level in LEVELS {
+    for level in Level::ALL {
         let take = |seed| -> Vec<Record> {
             Problems::new(Request { seed, ..request(level, Split::Train) }).take(20).collect()
         };
@@ -107,7 +106,7 @@ fn the_same_request_gives_the_same_problems() {
 
 #[test]
 fn answers_follow_from_the_questions() {
-    for level in LEVELS {
+    for level in Level::ALL {
         for record in
             SPLITS.iter().flat_map(|split| Problems::new(request(level, *split)).take(150))
         {
@@ -129,7 +128,7 @@ fn answers_follow_from_the_questions() {
 fn splits_share_no_combination() {
     let mut split_of: HashMap<String, Split> = HashMap::new();
     let mut questions = HashSet::new();
-    for level in LEVELS {
+    for level in Level::ALL {
         for split in SPLITS {
             for (seed, facts) in [(1, Facts::All), (2, Facts::All), (1, Facts::Policy)] {
                 let drawn = Request { seed, facts, ..request(level, split) };
@@ -292,8 +291,8 @@ proptest! {
 
     #[test]
     fn any_problem_is_sound(seed in any::<u64>(), level in 0..3_usize) {
-        let (problem, mut chance) = problem(LEVELS[level], seed);
-        prop_assert!(LEVELS[level].steps().contains(&u32::try_from(problem.steps.len()).unwrap()));
+        let (problem, mut chance) = problem(Level::ALL[level], seed);
+        prop_assert!(Level::ALL[level].steps().contains(&u32::try_from(problem.steps.len()).unwrap()));
         let names: HashSet<String> = problem.steps.iter().map(Step::name).collect();
         prop_assert_eq!(names.len(), problem.steps.len(), "no step twice");
         let asked = question(&problem, &mut chance);
