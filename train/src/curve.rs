@@ -1,4 +1,4 @@
-//! A run's loss as a picture, from its log. Knows no training.
+//! A run's figures as pictures, from its log. Knows no training.
 
 use std::path::Path;
 
@@ -21,7 +21,9 @@ fn plot(
     name: &str,
     picture: &mut String,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let values = || points.iter().map(|(_, value)| *value).filter(|value| value.is_finite());
+    // The axis is logarithmic: nothing is no point on it.
+    let is_drawn = |value: &f64| value.is_finite() && *value > 0.0;
+    let values = || points.iter().map(|(_, value)| *value).filter(is_drawn);
     let highest = values().fold(1e-3, f64::max);
     let lowest = values().fold(highest, f64::min).max(1e-6);
     let last = points.last().map_or(1, |(step, _)| *step).max(1);
@@ -33,7 +35,7 @@ fn plot(
         .y_label_area_size(64)
         .build_cartesian_2d(0..last, (lowest * 0.9..highest * 1.1).log_scale())?;
     chart.configure_mesh().x_desc("step").y_desc(name).light_line_style(WHITE).draw()?;
-    let line = points.iter().copied().filter(|(_, value)| value.is_finite());
+    let line = points.iter().copied().filter(|(_, value)| is_drawn(value));
     chart.draw_series(LineSeries::new(line, &BLUE))?;
     area.present()?;
     Ok(())

@@ -17,7 +17,9 @@
 //! | `learner.rs`, `optimiser.rs` | slopes of a batch on several threads, AdamW |
 //! | `checkpoint.rs`, `model_folder.rs` | a run's state, and a model as others read it |
 //! | `training_run.rs`, `corpus.rs`, `curve.rs` | a stage's loop, what it learns from, its picture |
+//! | `supervised.rs` | steps of pretraining and warm-up |
 //! | `pretrain.rs`, `warmup.rs` | `relay-train pretrain`, `relay-train warmup` |
+//! | `grpo.rs`, `grpo/` | `relay-train grpo`: when to call, from rewards |
 //! | `answers.rs` | what a model answers, and how often it is right |
 //! | `prompt.rs` | from a question to the ids both models begin with |
 //! | `evaluation.rs`, `evaluation/` | how good a pair is with a policy, beside its baselines |
@@ -38,6 +40,7 @@ pub mod evaluation;
 pub mod filter_command;
 pub mod grader;
 pub mod grading;
+pub mod grpo;
 pub mod jsonl;
 pub mod learner;
 pub mod model_folder;
@@ -49,6 +52,7 @@ pub mod prompt;
 pub mod reward;
 pub mod rollout;
 pub mod split;
+pub mod supervised;
 pub mod trainable;
 pub mod training_run;
 pub mod vocabulary;

@@ -9,6 +9,7 @@ use relay_train::data_command::{self, DataCommand};
 use relay_train::eval_command::{self, Eval, Report};
 use relay_train::filter_command::{self, Filter};
 use relay_train::grading::grade_lines;
+use relay_train::grpo::{self, Grpo};
 use relay_train::pretrain::{self, Pretrain};
 use relay_train::warmup::{self, Warmup};
 
@@ -37,6 +38,15 @@ enum Command {
     /// each. Says in the end how many commands its samples hold, how many are well-formed, and how
     /// often it is still right. Ctrl-C stops after the step in hand; the same command goes on.
     Warmup(Warmup),
+    /// Teach a warmed-up model when to call: the second stage.
+    ///
+    /// It answers each problem several times, with the large model at hand; answers that earned more
+    /// than others to the same problem become likelier (GRPO). Tokens of the large model are attended
+    /// to and not learned. Writes model/, log.jsonl, curves and a checkpoint, and says in the end
+    /// where the time went. Ctrl-C stops after the step in hand; the same command goes on.
+    #[command(after_help = "Example:\n  relay-train grpo --config train/runs/grpo.toml --from \
+                            warm/model --llm llm/model --problems kept.jsonl --out grpo")]
+    Grpo(Grpo),
     /// Grade answers: JSONL {gold, response} in, JSONL {correct, extracted} out.
     ///
     /// Reads one JSON object a line from standard input. `gold` is the right answer, in LaTeX or
@@ -78,6 +88,7 @@ fn main() -> ExitCode {
         Command::Data(command) => data_command::run(&command, &mut anstream::stdout().lock()),
         Command::Pretrain(flags) => pretrain::run(&flags, &mut anstream::stdout().lock()),
         Command::Warmup(flags) => warmup::run(&flags, &mut anstream::stdout().lock()),
+        Command::Grpo(flags) => grpo::run(&flags, &mut anstream::stdout().lock()),
         Command::Grade => grade(),
         Command::Eval(flags) => eval_command::evaluate(&flags, &mut anstream::stdout().lock()),
         Command::Report(flags) => eval_command::report(&flags, &mut anstream::stdout().lock()),

@@ -13,13 +13,17 @@
 
 use std::fmt;
 
+use anyhow::ensure;
+use serde::{Deserialize, Serialize};
+
 /// Farther apart than this, two log-probabilities count as this far, in nats.
 const LOG_RATIO_MAX: f64 = 20.0;
 /// A token's KL estimate counts as at most this.
 const KL_MAX: f64 = 10.0;
 
 /// The numbers of the objective.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ObjectiveSettings {
     /// How far below 1 a ratio still counts.
     pub clip_low: f64,
@@ -34,6 +38,18 @@ pub struct ObjectiveSettings {
 impl Default for ObjectiveSettings {
     fn default() -> Self {
         Self { clip_low: 0.2, clip_high: 0.3, clip_dual: 3.0, kl_weight: 0.01 }
+    }
+}
+
+impl ObjectiveSettings {
+    /// Refuses figures that no objective can have.
+    pub fn check(&self) -> anyhow::Result<()> {
+        ensure!((0.0..1.0).contains(&self.clip_low), "clip_low must be from 0 to below 1");
+        let is_positive = |value: f64| value.is_finite() && value >= 0.0;
+        ensure!(is_positive(self.clip_high), "clip_high must be 0 or more");
+        ensure!(is_positive(self.clip_dual - 1.0), "clip_dual must be 1 or more");
+        ensure!(is_positive(self.kl_weight), "kl_weight must be 0 or more");
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ use crate::corpus::{Corpus, Encoder, Position, Shares};
 use crate::model_folder;
 use crate::optimiser::OptimiserSettings;
 use crate::problem::Facts;
+use crate::supervised::supervised;
 use crate::trainable::{Architecture, Weights};
 use crate::training_run::{Ending, TrainingRun, echo_settings, read_settings, stop_on_signals};
 use crate::vocabulary;
@@ -139,13 +140,14 @@ fn train(
     let encoder = Encoder::new(&loaded)?;
     let PretrainSettings { seed, shares, batch_tokens, .. } = *settings;
     let mut corpus = None;
-    run.run(weights, Position::default(), &mut |position| {
+    let draw = |position: &mut Position| {
         let corpus =
             corpus.get_or_insert_with(|| Corpus::new(seed, shares, Facts::All, mind, *position));
         let batch = corpus.batch(batch_tokens, &encoder)?;
         *position = corpus.position();
         Ok(batch)
-    })
+    };
+    run.run(weights, Position::default(), &mut supervised(run.steps, draw))
 }
 
 /// Prints and keeps how often the model is right, greedy and sampled.

@@ -8,6 +8,8 @@
 use std::error::Error;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// One graded answer of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -67,7 +69,8 @@ pub enum Reward {
 }
 
 /// The parts of the difficulty-aware reward that an ablation may change.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Difficulty {
     /// For a right answer without a call. Without the independence bonus this is 1.
     pub independent: f64,

@@ -1,26 +1,25 @@
-//! One stage's loop over a learner, of supervised training: cross-entropy on the scored tokens, a
-//! log, a curve, a progress bar, checkpoints, and a clean stop. Knows not where batches come from.
+//! One stage's loop over a learner: a log, curves, a progress bar, checkpoints, and a clean stop.
+//! Knows not what a step is: the stage makes it.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, load, save, write_aside};
 use crate::curve;
 use crate::jsonl::JsonLines;
-use crate::learner::{Learner, StepReport};
+use crate::learner::Learner;
 use crate::model_folder;
 use crate::optimiser::{AdamW, OptimiserSettings};
-use crate::trainable::{Sequence, Weights};
+use crate::trainable::Weights;
 
 /// Where a run writes, and how long it is.
 #[derive(Clone, Debug)]
@@ -43,21 +42,30 @@ pub struct TrainingRun {
     pub stop: Arc<AtomicBool>,
 }
 
-/// A line of the log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogLine {
-    /// Steps taken so far.
-    pub step: u64,
-    /// Mean surprise of a scored token, in nats.
-    pub loss: f64,
-    /// What the step was multiplied by.
-    pub learning_rate: f64,
-    /// Length of the gradient before it was clipped.
-    pub gradient_norm: f64,
-    /// Tokens of the batch, prompts included.
-    pub tokens: usize,
-    /// Of this step, drawing the batch included.
-    pub tokens_per_s: f64,
+/// What a stage logs of one step.
+pub trait LogLine: Serialize + DeserializeOwned + 'static {
+    /// Pictures of the run.
+    const CURVES: &'static [Curve<Self>];
+
+    /// Steps of the optimiser so far.
+    fn step(&self) -> u64;
+
+    /// What was learned from; the run stops if it is no finite number.
+    fn loss(&self) -> f64;
+
+    /// For the progress bar.
+    fn summary(&self) -> String;
+}
+
+/// One picture: a figure of every line.
+#[derive(Debug)]
+pub struct Curve<Line> {
+    /// The file's name, and what its axis says.
+    pub file: &'static str,
+    /// What the figure is.
+    pub axis: &'static str,
+    /// The figure.
+    pub value: fn(&Line) -> f64,
 }
 
 /// How a run ended.
@@ -79,17 +87,18 @@ impl TrainingRun {
         self.out.join("checkpoint.safetensors")
     }
 
-    fn log(&self) -> PathBuf {
+    /// The log's file.
+    pub fn log(&self) -> PathBuf {
         self.out.join("log.jsonl")
     }
 
-    /// Trains from the last checkpoint on, or from `weights`. `draw` gives the next batch and moves
-    /// the state behind it.
-    pub fn run<State: Serialize + DeserializeOwned + Clone>(
+    /// Trains from the last checkpoint on, or from `weights`. `make_step` moves the learner by one
+    /// step or several, and the state behind what it used.
+    pub fn run<State: Serialize + DeserializeOwned + Clone, Line: LogLine>(
         &self,
         weights: Weights,
         state: State,
-        draw: &mut dyn FnMut(&mut State) -> anyhow::Result<Vec<Sequence>>,
+        make_step: &mut dyn FnMut(&mut Learner, &mut State) -> anyhow::Result<Line>,
     ) -> anyhow::Result<Ending> {
         let start = load(weights.architecture(), &self.checkpoint())?;
         let start = start.unwrap_or_else(|| Checkpoint {
@@ -99,55 +108,56 @@ impl TrainingRun {
         });
         let Checkpoint { weights, optimiser, mut state } = start;
         let mut learner = Learner::new(weights, optimiser, self.optimiser.clone(), self.threads)?;
-        let mut log = self.open_log(learner.optimiser.steps)?;
-        let bar = self.progress_bar(learner.optimiser.steps);
+        let mut kept_steps = learner.optimiser.steps;
+        let mut log = self.open_log::<Line>(kept_steps)?;
+        let bar = self.progress_bar(kept_steps);
         while learner.optimiser.steps < self.steps && !self.stop.load(Ordering::Relaxed) {
-            let began = Instant::now();
-            let batch = draw(&mut state)?;
-            let report = learner.step(&batch, &cross_entropy(&batch), self.steps)?;
-            let line = log_line(learner.optimiser.steps, &batch, &report, began);
+            let line = make_step(&mut learner, &mut state)?;
             ensure!(
-                line.loss.is_finite(),
+                line.loss().is_finite(),
                 "the loss is not finite at step {}: go on from the last checkpoint with a lower \
                  learning_rate, in another --out",
-                line.step
+                line.step()
             );
             serde_json::to_writer(&mut log, &line)
                 .and_then(|()| log.write_all(b"\n").map_err(serde_json::Error::io))
                 .with_context(|| {
                     format!("{}: cannot be written: disk full?", self.log().display())
                 })?;
-            bar.set_message(format!("loss {:.3}  {:.0} tok/s", line.loss, line.tokens_per_s));
-            bar.inc(1);
-            if line.step.is_multiple_of(self.checkpoint_steps) {
-                self.keep(&learner, &state)?;
+            bar.set_message(line.summary());
+            bar.set_position(line.step());
+            if line.step() - kept_steps >= self.checkpoint_steps {
+                self.keep::<_, Line>(&learner, &state)?;
+                kept_steps = line.step();
             }
         }
-        self.keep(&learner, &state)?;
+        self.keep::<_, Line>(&learner, &state)?;
         bar.abandon();
         let is_finished = learner.optimiser.steps >= self.steps;
         Ok(if is_finished { Ending::Finished } else { Ending::Stopped })
     }
 
-    /// Checkpoint, model and curve.
-    fn keep<State: Serialize + Clone>(
+    /// Checkpoint, model and curves.
+    fn keep<State: Serialize + Clone, Line: LogLine>(
         &self,
         learner: &Learner,
         state: &State,
     ) -> anyhow::Result<()> {
         let Learner { weights, optimiser, .. } = learner;
         model_folder::export(weights, &self.tokenizer, &self.model_folder())?;
-        let points: Vec<(u64, f64)> =
-            read_log(&self.log())?.iter().map(|line| (line.step, line.loss)).collect();
-        curve::draw(&points, "loss (nats)", &self.out.join("curve.svg"))?;
+        let lines = read_log::<Line>(&self.log())?;
+        for Curve { file, axis, value } in Line::CURVES {
+            let points: Vec<_> = lines.iter().map(|line| (line.step(), value(line))).collect();
+            curve::draw(&points, axis, &self.out.join(file))?;
+        }
         let (weights, optimiser) = (weights.clone(), optimiser.clone());
         save(&Checkpoint { weights, optimiser, state: state.clone() }, &self.checkpoint())
     }
 
     /// The log as far as the checkpoint reaches; what was logged beyond comes again.
-    fn open_log(&self, steps: u64) -> anyhow::Result<File> {
-        let mut lines = read_log(&self.log())?;
-        lines.retain(|line| line.step <= steps);
+    fn open_log<Line: LogLine>(&self, steps: u64) -> anyhow::Result<File> {
+        let mut lines = read_log::<Line>(&self.log())?;
+        lines.retain(|line| line.step() <= steps);
         let mut text = String::new();
         for line in &lines {
             text += &(serde_json::to_string(line).context("a log line is no JSON")? + "\n");
@@ -169,31 +179,8 @@ impl TrainingRun {
     }
 }
 
-/// Slopes of the mean surprise of all scored tokens.
-#[expect(clippy::cast_precision_loss, reason = "batches have far less than 2^24 tokens")]
-fn cross_entropy(batch: &[Sequence]) -> impl Fn(usize, &[f32]) -> Vec<f32> + Sync + use<> {
-    let scored: usize = batch.iter().map(|sequence| sequence.scored().len()).sum();
-    let slope = -1.0 / scored.max(1) as f32;
-    move |_, log_probabilities| vec![slope; log_probabilities.len()]
-}
-
-#[expect(clippy::cast_precision_loss, reason = "small counts")]
-fn log_line(step: u64, batch: &[Sequence], report: &StepReport, began: Instant) -> LogLine {
-    let scored = report.log_probabilities.iter().flatten();
-    let count = scored.clone().count().max(1);
-    let tokens = batch.iter().map(|sequence| sequence.ids.len()).sum();
-    LogLine {
-        step,
-        loss: -scored.map(|log| f64::from(*log)).sum::<f64>() / count as f64,
-        learning_rate: report.learning_rate,
-        gradient_norm: report.gradient_norm,
-        tokens,
-        tokens_per_s: (tokens as f64 / began.elapsed().as_secs_f64().max(1e-9)).round(),
-    }
-}
-
 /// All lines of a log; none where there is no log yet.
-pub fn read_log(path: &Path) -> anyhow::Result<Vec<LogLine>> {
+pub fn read_log<Line: LogLine>(path: &Path) -> anyhow::Result<Vec<Line>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         file => file.with_context(|| format!("{}: cannot be opened", path.display()))?,
@@ -247,7 +234,8 @@ pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
 mod tests {
     use super::*;
     use crate::optimiser::test_settings;
-    use crate::trainable::test_architecture;
+    use crate::supervised::{LossLine, supervised};
+    use crate::trainable::{Sequence, test_architecture};
     use crate::vocabulary;
 
     fn training_run(out: &Path, threads: usize) -> TrainingRun {
@@ -267,6 +255,15 @@ mod tests {
         Weights::draw(&test_architecture(), 2).unwrap()
     }
 
+    /// A run over batches that stop with the state given.
+    fn run(
+        run: &TrainingRun,
+        mut draw: impl FnMut(&u32) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Ending> {
+        let draw = |state: &mut u32| draw(state).map(|()| batch(state));
+        run.run(weights(), 0, &mut supervised(run.steps, draw))
+    }
+
     fn batch(state: &mut u32) -> Vec<Sequence> {
         *state += 1;
         let ids = |from: u32| (0..12).map(|index| (from * 7 + index * index) % 11).collect();
@@ -277,27 +274,28 @@ mod tests {
     fn a_resumed_run_has_the_bits_of_one_that_never_stopped() {
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let whole = training_run(folders[0].path(), 1);
-        let ending = whole.run(weights(), 0, &mut |state| Ok(batch(state))).unwrap();
+        let ending = run(&whole, |_| Ok(())).unwrap();
         assert_eq!(ending, Ending::Finished);
         let cut = training_run(folders[1].path(), 2);
         // Stopped in the midst of the fourth step, then killed in the sixth: it goes on from the
         // fourth both times.
-        let stopped = cut.run(weights(), 0, &mut |state| {
+        let stopped = run(&cut, |state| {
             cut.stop.store(*state == 3, Ordering::Relaxed);
-            Ok(batch(state))
+            Ok(())
         });
         assert_eq!(stopped.unwrap(), Ending::Stopped);
         cut.stop.store(false, Ordering::Relaxed);
-        let killed = cut.run(weights(), 0, &mut |state| {
+        let killed = run(&cut, |state| {
             ensure!(*state < 5, "killed");
-            Ok(batch(state))
+            Ok(())
         });
         assert!(killed.is_err());
-        cut.run(weights(), 0, &mut |state| Ok(batch(state))).unwrap();
+        run(&cut, |_| Ok(())).unwrap();
         let [whole_end, cut_end] = [&whole, &cut]
             .map(|run| load::<u32>(&test_architecture(), &run.checkpoint()).unwrap().unwrap());
         assert_eq!(whole_end, cut_end);
-        let steps: Vec<u64> = read_log(&cut.log()).unwrap().iter().map(|line| line.step).collect();
+        let lines: Vec<LossLine> = read_log(&cut.log()).unwrap();
+        let steps: Vec<u64> = lines.iter().map(LogLine::step).collect();
         assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7]);
         assert!(cut.out.join("curve.svg").exists() && cut.model_folder().exists());
     }
@@ -308,7 +306,8 @@ mod tests {
         let run = training_run(folder.path(), 1);
         let mut weights = weights();
         weights.values[0] = f32::NAN;
-        let error = run.run(weights, 0, &mut |state| Ok(batch(state))).unwrap_err().to_string();
+        let mut steps = supervised(run.steps, |state| Ok(batch(state)));
+        let error = run.run(weights, 0, &mut steps).unwrap_err().to_string();
         assert!(error.contains("not finite") && error.contains("lower learning_rate"), "{error}");
         assert!(!run.checkpoint().exists());
     }

@@ -18,6 +18,7 @@ use crate::corpus::{Corpus, Encoder, Position, Shares};
 use crate::model_folder;
 use crate::optimiser::OptimiserSettings;
 use crate::problem::Facts;
+use crate::supervised::supervised;
 use crate::trainable::Sequence;
 use crate::training_run::{Ending, TrainingRun, echo_settings, read_settings, stop_on_signals};
 use crate::world::Mind;
@@ -69,7 +70,9 @@ pub struct WarmupSettings {
 pub struct CommandSettings {
     /// From none to so many, each count as likely.
     pub commands_max: usize,
-    /// n is d·10^k with d from 1 to 9 and k from here …
+    /// n is d·10^k with d from 1 to this one, at most 9, …
+    pub digit_max: u32,
+    /// … and k from here …
     pub power_min: u32,
     /// … to here.
     pub power_max: u32,
@@ -83,7 +86,8 @@ impl WarmupSettings {
             self.temperature.is_finite() && self.temperature > 0.0,
             "temperature must be above 0"
         );
-        let CommandSettings { power_min, power_max, .. } = self.commands;
+        let CommandSettings { digit_max, power_min, power_max, .. } = self.commands;
+        ensure!((1..=9).contains(&digit_max), "digit_max must be from 1 to 9");
         ensure!(
             power_min <= power_max && power_max <= 3,
             "powers: power_min to power_max, up to 3"
@@ -117,12 +121,13 @@ pub fn run(flags: &Warmup, output: &mut impl Write) -> anyhow::Result<()> {
     let options = LoadOptions { threads: Some(flags.threads), ..LoadOptions::default() };
     let mut untouched = load(&flags.from, &options)?;
     let mut corpus = None;
-    let ending = run.run(weights, Position::default(), &mut |position| {
+    let draw = |position: &mut Position| {
         let corpus = corpus.get_or_insert_with(|| settings.corpus(*position));
         let batch = draw(&settings, &mut untouched, corpus)?;
         *position = corpus.position();
         Ok(batch)
-    })?;
+    };
+    let ending = run.run(weights, Position::default(), &mut supervised(run.steps, draw))?;
     if ending == Ending::Stopped {
         writeln!(output, "stopped; the same command goes on")?;
         return Ok(());
@@ -169,7 +174,7 @@ fn with_commands(
     let mut ids = Vec::with_capacity(answer.len());
     for (place, &id) in answer.iter().enumerate() {
         if places.contains(&place) {
-            let digit = chance.between(1..=9);
+            let digit = chance.between(1..=settings.digit_max);
             let power = chance.between(settings.power_min..=settings.power_max);
             let left = u32::try_from(answer.len() - place).unwrap_or(u32::MAX);
             let command = write_command((digit * 10_u32.pow(power)).min(left));
@@ -211,13 +216,19 @@ fn check(
         "{whole} commands in {} sampled answers, {percent:.1} % of all tries well-formed",
         answers.len()
     )?;
-    let greedy = score(&mut model, settings.check_problems, &Sampling::GREEDY, settings.seed)?;
-    for score in &greedy {
-        writeln!(output, "greedy {score}")?;
-    }
+    let mut score_all = |name: &str, sampling: Sampling| -> anyhow::Result<_> {
+        let scores = score(&mut model, settings.check_problems, &sampling, settings.seed)?;
+        for score in &scores {
+            writeln!(output, "{name} {score}")?;
+        }
+        Ok(scores)
+    };
+    // Sampled answers hold commands: how much these confuse the model is seen here.
+    let greedy = score_all("greedy", Sampling::GREEDY)?;
+    let sampled = score_all("sampled", Sampling::at_temperature(1.0))?;
     let results = serde_json::json!({
         "answers": answers.len(), "commands": whole, "broken": broken,
-        "well_formed_percent": percent, "greedy": greedy,
+        "well_formed_percent": percent, "greedy": greedy, "sampled": sampled,
     });
     let kept = serde_json::to_string_pretty(&results)? + "\n";
     write_aside(&run.out.join("check.json"), kept.as_bytes())
@@ -238,7 +249,8 @@ mod tests {
         let tokenizer = load(folder.path(), &LoadOptions::default()).unwrap().tokenizer;
         let [open, close] = relay::command::TAGS.map(|tag| tokenizer.added_token_id(tag).unwrap());
         let answer = tokenizer.encode("the sum is seven and so on it goes", AddedTokens::Plain);
-        let settings = CommandSettings { commands_max: 3, power_min: 0, power_max: 1 };
+        let settings =
+            CommandSettings { commands_max: 3, digit_max: 9, power_min: 0, power_max: 1 };
         let mut counts = [0; 4];
         for index in 0..200 {
             let mut chance = Chance::new(1, "test", index);

@@ -1,0 +1,192 @@
+//! `relay-train grpo`: the second stage. The small model answers each problem several times, calling
+//! as it likes; answers that earned more than their group become likelier. Owns the stage's settings
+//! and the order of a step: draw, answer, pay, learn.
+//!
+//! | File | Holds |
+//! |---|---|
+//! | `grpo/settings.rs` | every figure of the stage, with the paper's as defaults |
+//! | `grpo/questions.rs` | problems in an order that any step can be found in again |
+//! | `grpo/batch.rs` | from answers to what is learned: grades, rewards, advantages, masks |
+//! | `grpo/update.rs` | from a batch to steps of the learner |
+//! | `grpo/line.rs` | what is logged of a step, and what the run says in the end |
+
+mod batch;
+mod line;
+mod questions;
+mod settings;
+mod update;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use relay::command::TAGS;
+use relay_model::{LoadOptions, LoadedModel, load};
+
+use crate::dataset::{self, Set};
+use crate::learner::Learner;
+use crate::model_folder;
+use crate::optimiser::AdamW;
+use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
+use crate::trainable::Weights;
+use crate::training_run::{
+    Ending, TrainingRun, echo_settings, read_log, read_settings, stop_on_signals,
+};
+
+use batch::Batch;
+use line::{GrpoLine, Summary, Times};
+use questions::{Drawn, Questions};
+pub use settings::GrpoSettings;
+use update::{Reference, update};
+
+/// Flags of `grpo`.
+#[derive(Args)]
+pub struct Grpo {
+    /// The settings: see train/runs/grpo.toml.
+    #[arg(long)]
+    config: PathBuf,
+    /// The warmed-up small model's folder: `model/` of its run.
+    #[arg(long)]
+    from: PathBuf,
+    /// The large model, which stays as it is: a Hugging Face folder or a GGUF file.
+    #[arg(long)]
+    llm: PathBuf,
+    /// Problems, one JSON object a line: what `filter` kept.
+    #[arg(long)]
+    problems: PathBuf,
+    /// What form they have.
+    #[arg(long, value_enum, default_value = "generated")]
+    set: Set,
+    /// The folder to write into; a run that is there is gone on with.
+    #[arg(long)]
+    out: PathBuf,
+    /// Threads that compute; the result does not depend on it.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+/// Trains a policy, or goes on; then says how the run went.
+pub fn run(flags: &Grpo, output: &mut impl Write) -> anyhow::Result<()> {
+    let (settings, settings_text) = read_settings::<GrpoSettings>(&flags.config)?;
+    settings.check().with_context(|| flags.config.display().to_string())?;
+    echo_settings(&settings_text, &flags.out, "grpo.toml")?;
+    let (weights, tokenizer) = model_folder::import(&flags.from)?;
+    let run = TrainingRun {
+        name: "GRPO".to_owned(),
+        out: flags.out.clone(),
+        steps: settings.steps * settings.updates,
+        checkpoint_steps: settings.checkpoint_steps * settings.updates,
+        threads: flags.threads,
+        optimiser: settings.optimiser.clone(),
+        tokenizer,
+        stop: stop_on_signals()?,
+    };
+    let mut stage = Stage::open(flags, settings, &weights, &run)?;
+    let ending =
+        run.run(weights, Drawn::default(), &mut |learner, drawn| stage.step(learner, drawn, &run))?;
+    if ending == Ending::Stopped {
+        writeln!(output, "stopped; the same command goes on")?;
+        return Ok(());
+    }
+    let lines: Vec<GrpoLine> = read_log(&run.log())?;
+    write!(output, "{}", Summary::of(&lines))?;
+    Ok(())
+}
+
+/// Everything a step needs beside the learner.
+struct Stage {
+    settings: GrpoSettings,
+    questions: Questions,
+    pair: Rollout,
+    rollout: RolloutSettings,
+    reference: Reference,
+}
+
+impl Stage {
+    fn open(
+        flags: &Grpo,
+        settings: GrpoSettings,
+        weights: &Weights,
+        run: &TrainingRun,
+    ) -> anyhow::Result<Self> {
+        let slm = load_model(&flags.from, run.threads)?;
+        let llm = load_model(&flags.llm, run.threads)?;
+        let questions = dataset::load(flags.set, &flags.problems)?;
+        let questions = Questions::new(questions, slm.chat_template.clone(), settings.seed);
+        ensure!(
+            questions.len() >= settings.groups,
+            "{}: {} problems are fewer than the {} of a step: bring more, or lower `groups`",
+            flags.problems.display(),
+            questions.len(),
+            settings.groups
+        );
+        let pair = Rollout::new(slm, Some(llm))?;
+        let reference = if settings.objective.kl_weight > 0.0 {
+            let (weights, adam) = (weights.clone(), AdamW::new(0));
+            let learner = Learner::new(weights, adam, settings.optimiser.clone(), run.threads)?;
+            Reference::Before(Box::new(learner))
+        } else {
+            Reference::Unused
+        };
+        let rollout = settings.rollout();
+        Ok(Self { settings, questions, pair, rollout, reference })
+    }
+
+    fn step(
+        &mut self,
+        learner: &mut Learner,
+        drawn: &mut Drawn,
+        run: &TrainingRun,
+    ) -> anyhow::Result<GrpoLine> {
+        let began = Instant::now();
+        self.take_student(&learner.weights, run)?;
+        let (asks, golds) = self.draw(drawn)?;
+        let before = self.pair.cost();
+        let answers: Vec<Answer> = self.pair.answers(&asks, &self.rollout)?;
+        let after = self.pair.cost();
+        let answered = began.elapsed();
+        let batch = Batch::new(&answers, &golds, &self.settings)?;
+        let paid = began.elapsed();
+        let update = update(learner, &mut self.reference, &batch, &self.settings, run.steps)?;
+        let times = Times {
+            step_s: began.elapsed().as_secs_f64(),
+            rollout_s: answered.as_secs_f64(),
+            student_s: after.student.saturating_sub(before.student).as_secs_f64(),
+            teacher_s: after.teacher.saturating_sub(before.teacher).as_secs_f64(),
+            reward_s: paid.saturating_sub(answered).as_secs_f64(),
+            reference_s: update.reference.as_secs_f64(),
+        };
+        Ok(GrpoLine::of(learner.optimiser.steps, &batch, &update, times))
+    }
+
+    /// The weights as they are now write the next answers. They pass through a folder, so that what
+    /// answers is what ships.
+    fn take_student(&mut self, weights: &Weights, run: &TrainingRun) -> anyhow::Result<()> {
+        let folder = run.out.join("student");
+        model_folder::export(weights, &run.tokenizer, &folder)?;
+        self.pair.replace_student(load_model(&folder, run.threads)?.model);
+        Ok(())
+    }
+
+    /// The next groups: an ask for each of their answers, a right answer for each group.
+    fn draw(&self, drawn: &mut Drawn) -> anyhow::Result<(Vec<Ask>, Vec<String>)> {
+        let (mut asks, mut golds) = (Vec::new(), Vec::new());
+        for _ in 0..self.settings.groups {
+            let group = self.questions.group(*drawn, self.pair.tokenizer())?;
+            let seeds = (0..self.settings.group_size).map(|sample| group.seed(sample));
+            asks.extend(seeds.map(|seed| Ask { prompt: group.prompt.clone(), seed }));
+            golds.push(group.gold);
+            drawn.problems += 1;
+        }
+        Ok((asks, golds))
+    }
+}
+
+/// Loads a model as the programs do, tags in prompts being plain text.
+fn load_model(path: &Path, threads: usize) -> anyhow::Result<LoadedModel> {
+    let plain_texts = TAGS.map(str::to_owned).to_vec();
+    let options = LoadOptions { plain_texts, threads: Some(threads), ..LoadOptions::default() };
+    load(path, &options).with_context(|| format!("{} cannot be loaded", path.display()))
+}
