@@ -147,7 +147,8 @@ impl Stage {
         let answers: Vec<Answer> = self.pair.answers(&asks, &self.rollout)?;
         let after = self.pair.cost();
         let answered = began.elapsed();
-        let batch = Batch::new(&answers, &golds, &self.settings)?;
+        let tags = TAGS.map(|tag| self.pair.tokenizer().added_token_id(tag));
+        let batch = Batch::new(&answers, &golds, tags, &self.settings)?;
         let paid = began.elapsed();
         let update = update(learner, &mut self.reference, &batch, &self.settings, run.steps)?;
         let times = Times {

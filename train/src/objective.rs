@@ -33,11 +33,21 @@ pub struct ObjectiveSettings {
     pub clip_dual: f64,
     /// β: the weight of the KL divergence to the reference.
     pub kl_weight: f64,
+    /// The same for the lengths that commands ask for, where it is another. While a policy learns
+    /// where to call, the first length that pays wins for good, unless something holds several
+    /// alive.
+    pub length_kl_weight: Option<f64>,
 }
 
 impl Default for ObjectiveSettings {
     fn default() -> Self {
-        Self { clip_low: 0.2, clip_high: 0.3, clip_dual: 3.0, kl_weight: 0.01 }
+        Self {
+            clip_low: 0.2,
+            clip_high: 0.3,
+            clip_dual: 3.0,
+            kl_weight: 0.01,
+            length_kl_weight: None,
+        }
     }
 }
 
@@ -49,7 +59,16 @@ impl ObjectiveSettings {
         ensure!(is_positive(self.clip_high), "clip_high must be 0 or more");
         ensure!(is_positive(self.clip_dual - 1.0), "clip_dual must be 1 or more");
         ensure!(is_positive(self.kl_weight), "kl_weight must be 0 or more");
+        ensure!(
+            is_positive(self.length_kl_weight.unwrap_or_default()),
+            "length_kl_weight must be 0 or more"
+        );
         Ok(())
+    }
+
+    fn kl_weight_of(&self, is_length: bool) -> f64 {
+        let of_length = self.length_kl_weight.filter(|_| is_length);
+        of_length.unwrap_or(self.kl_weight)
     }
 }
 
@@ -66,6 +85,8 @@ pub struct Sequence<'a> {
     /// Whether the student chose the token. False for the teacher's and the prompt's: what stands
     /// at these places of the other slices is not looked at.
     pub is_policy: &'a [bool],
+    /// Whether the token is of the length that a command asks for.
+    pub is_length: &'a [bool],
     /// How much better the answer was than its group.
     pub advantage: f64,
 }
@@ -205,6 +226,7 @@ pub fn objective(
                 old: sequence.old[token].into(),
                 reference: sequence.reference[token].into(),
                 advantage: sequence.advantage,
+                kl_weight: settings.kl_weight_of(sequence.is_length[token]),
             };
             objective.count_token(settings, numbers) / count(batch_tokens)
         });
@@ -222,6 +244,7 @@ struct Numbers {
     old: f64,
     reference: f64,
     advantage: f64,
+    kl_weight: f64,
 }
 
 impl Objective {
@@ -231,8 +254,8 @@ impl Objective {
         let (kl, kl_slope) = kl(numbers);
         self.policy_tokens += 1;
         self.kl_sum += kl;
-        self.loss += surrogate + settings.kl_weight * kl;
-        surrogate_slope + settings.kl_weight * kl_slope
+        self.loss += surrogate + numbers.kl_weight * kl;
+        surrogate_slope + numbers.kl_weight * kl_slope
     }
 
     fn surrogate(&mut self, settings: &ObjectiveSettings, numbers: Numbers) -> (f64, f64) {
@@ -266,11 +289,12 @@ fn kl(numbers: Numbers) -> (f64, f64) {
 }
 
 fn check(index: usize, sequence: &Sequence<'_>) -> Result<(), ObjectiveError> {
-    let Sequence { new, old, reference, is_policy, advantage } = sequence;
+    let Sequence { new, old, reference, is_policy, is_length, advantage } = sequence;
     if new.is_empty() {
         return Err(ObjectiveError::EmptyAnswer { sequence: index });
     }
-    if [old.len(), reference.len(), is_policy.len()].iter().any(|length| *length != new.len()) {
+    let lengths = [old.len(), reference.len(), is_policy.len(), is_length.len()];
+    if lengths.iter().any(|length| *length != new.len()) {
         return Err(ObjectiveError::Ragged { sequence: index });
     }
     for (token, _) in is_policy.iter().enumerate().filter(|(_, is_policy)| **is_policy) {
@@ -293,14 +317,25 @@ fn count(tokens: usize) -> f64 {
 mod tests {
     use super::*;
 
-    const NO_KL: ObjectiveSettings =
-        ObjectiveSettings { clip_low: 0.2, clip_high: 0.3, clip_dual: 3.0, kl_weight: 0.0 };
+    const NO_KL: ObjectiveSettings = ObjectiveSettings {
+        clip_low: 0.2,
+        clip_high: 0.3,
+        clip_dual: 3.0,
+        kl_weight: 0.0,
+        length_kl_weight: None,
+    };
 
     /// One token whose ratio is as given.
     fn one(settings: &ObjectiveSettings, ratio: f32, advantage: f64) -> Objective {
         let (new, old) = ([ratio.ln() - 2.0], [-2.0]);
-        let sequence =
-            Sequence { new: &new, old: &old, reference: &new, is_policy: &[true], advantage };
+        let sequence = Sequence {
+            new: &new,
+            old: &old,
+            reference: &new,
+            is_policy: &[true],
+            is_length: &[false],
+            advantage,
+        };
         objective(settings, &[sequence], 1).unwrap()
     }
 
@@ -348,12 +383,34 @@ mod tests {
                 old: &new,
                 reference: &reference,
                 is_policy: &[true],
+                is_length: &[false],
                 advantage: 0.0,
             };
             let found = objective(&ObjectiveSettings::default(), &[sequence], 1).unwrap();
             assert!(close(found.kl_mean(), kl), "{apart}: {found:?}");
             assert!(close(found.loss, 0.01 * kl), "{apart}: {found:?}");
             assert!(close(found.gradients[0][0], 0.01 * slope), "{apart}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_pulled_by_a_weight_of_their_own() {
+        // Two tokens a nat from their reference, k3 0.718282 each; the second is of a length.
+        let (new, reference) = ([-3.0, -3.0], [-2.0, -2.0]);
+        let sequence = Sequence {
+            new: &new,
+            old: &new,
+            reference: &reference,
+            is_policy: &[true, true],
+            is_length: &[false, true],
+            advantage: 0.0,
+        };
+        for (of_length, loss) in [(None, 0.007_183), (Some(1.0), 0.362_732), (Some(0.0), 0.003_591)]
+        {
+            let settings =
+                ObjectiveSettings { length_kl_weight: of_length, ..ObjectiveSettings::default() };
+            let found = objective(&settings, &[sequence], 2).unwrap();
+            assert!(close(found.loss, loss), "{of_length:?}: {found:?}");
         }
     }
 
@@ -369,6 +426,7 @@ mod tests {
             old: &old,
             reference: &reference,
             is_policy: &masked,
+            is_length: &[false; 3],
             advantage: 1.0,
         };
         let found = objective(&ObjectiveSettings::default(), &[sequence], 2).unwrap();
@@ -386,6 +444,7 @@ mod tests {
             old: &long[..length],
             reference: &long[..length],
             is_policy: &[true; 3][..length],
+            is_length: &[false; 3][..length],
             advantage,
         };
         // −(3 · 1 + 1 · (−1)) / 4, not the mean of −1 and 1.
@@ -399,7 +458,11 @@ mod tests {
 
     #[test]
     fn the_derivative_is_that_of_the_loss() {
-        let settings = ObjectiveSettings { kl_weight: 0.1, ..ObjectiveSettings::default() };
+        let settings = ObjectiveSettings {
+            kl_weight: 0.1,
+            length_kl_weight: Some(0.4),
+            ..ObjectiveSettings::default()
+        };
         let old = [-1.0, -2.0, -0.5, -1.5, -3.0, -2.2];
         let reference = [-1.1, -1.0, -0.7, -2.5, -3.0, -2.0];
         let start = [-0.9, -2.5, -0.4, -1.4, -1.2, -2.25];
@@ -410,6 +473,7 @@ mod tests {
                     old: &old,
                     reference: &reference,
                     is_policy: &[true; 6],
+                    is_length: &[false, true, false, true, false, false],
                     advantage,
                 };
                 objective(&settings, &[sequence], 6).unwrap()
@@ -445,9 +509,17 @@ mod tests {
             old: &[-1.0],
             reference: &[-1.0],
             is_policy: &[true],
+            is_length: &[false],
             advantage: 0.0,
         };
-        let empty = Sequence { new: &[], old: &[], reference: &[], is_policy: &[], advantage: 0.0 };
+        let empty = Sequence {
+            new: &[],
+            old: &[],
+            reference: &[],
+            is_policy: &[],
+            is_length: &[],
+            ..sound
+        };
         let not_finite = |token, what| ObjectiveError::NotFinite { sequence: 1, token, what };
         for (batch, expected) in [
             (vec![], ObjectiveError::EmptyBatch),

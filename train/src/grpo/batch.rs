@@ -3,6 +3,7 @@
 
 use anyhow::Context;
 use relay::account::Account;
+use relay::command::DIGITS_MAX;
 use relay::effect::Author;
 
 use super::settings::GrpoSettings;
@@ -19,6 +20,9 @@ pub(super) struct Lesson {
     pub(super) sequence: Sequence,
     /// Of each scored token, whether the small model chose it. Only those are learned from.
     pub(super) is_policy: Vec<bool>,
+    /// Of each scored token, whether it is of the length that a command asks for. None are where
+    /// the tags are no tokens of their own.
+    pub(super) is_length: Vec<bool>,
     /// How much better the answer was than its group.
     pub(super) advantage: f64,
 }
@@ -58,16 +62,19 @@ pub(super) struct Figures {
 
 impl Batch {
     /// Grades, pays and masks answers: `group_size` in a row to each problem, whose right answer is
-    /// in `golds`.
+    /// in `golds`. `tags` are the ids that open and close a command.
     pub(super) fn new(
         answers: &[Answer],
         golds: &[String],
+        tags: [Option<u32>; 2],
         settings: &GrpoSettings,
     ) -> anyhow::Result<Self> {
         let mut batch =
             Self { lessons: Vec::new(), group_lessons: Vec::new(), figures: Figures::default() };
         for (group, gold) in answers.chunks(settings.group_size).zip(golds) {
-            batch.add_group(group, gold, settings).with_context(|| format!("answer {gold}"))?;
+            batch
+                .add_group(group, gold, tags, settings)
+                .with_context(|| format!("answer {gold}"))?;
         }
         Ok(batch)
     }
@@ -76,6 +83,7 @@ impl Batch {
         &mut self,
         group: &[Answer],
         gold: &str,
+        tags: [Option<u32>; 2],
         settings: &GrpoSettings,
     ) -> anyhow::Result<()> {
         let samples: Vec<Sample> = group.iter().map(|answer| sample(answer, gold)).collect();
@@ -85,7 +93,7 @@ impl Batch {
         let before = self.lessons.len();
         for (answer, advantage) in group.iter().zip(advantages) {
             self.figures.add_account(&answer.account);
-            self.lessons.extend(Lesson::of(answer, advantage));
+            self.lessons.extend(Lesson::of(answer, tags, advantage));
         }
         self.group_lessons.push(self.lessons.len() - before);
         Ok(())
@@ -94,16 +102,29 @@ impl Batch {
 
 impl Lesson {
     /// None for an answer without any token: nothing was chosen.
-    fn of(answer: &Answer, advantage: f64) -> Option<Self> {
+    fn of(answer: &Answer, tags: [Option<u32>; 2], advantage: f64) -> Option<Self> {
         let scored = || answer.tokens.iter().chain(&answer.end);
         let is_policy: Vec<bool> = scored().map(|token| token.author == Author::Slm).collect();
         if is_policy.is_empty() {
             return None;
         }
+        // Tokens that may yet be of the length; a broken command does not go on for ever.
+        let mut left = 0_usize;
+        let is_length = scored().map(|token| {
+            let is_tag = tags.contains(&Some(token.id));
+            let is_length = left > 0 && !is_tag && token.author == Author::Slm;
+            left = match is_tag {
+                true if tags[0] == Some(token.id) => DIGITS_MAX,
+                false if is_length => left - 1,
+                _ => 0,
+            };
+            is_length
+        });
+        let is_length = is_length.collect();
         let mut ids = answer.prompt.clone();
         let scored_from = ids.len();
         ids.extend(scored().map(|token| token.id));
-        Some(Self { sequence: Sequence { ids, scored_from }, is_policy, advantage })
+        Some(Self { sequence: Sequence { ids, scored_from }, is_policy, is_length, advantage })
     }
 }
 
@@ -152,6 +173,8 @@ mod tests {
     use super::*;
     use crate::rollout::Token;
 
+    const NO_TAGS: [Option<u32>; 2] = [None, None];
+
     fn token(id: u32, author: Author) -> Token {
         Token { id, author, log_probability: -1.0 }
     }
@@ -186,7 +209,7 @@ mod tests {
             answer(1, 0, "\\boxed{8}"),
             answer(1, 0, "\\boxed{8}"),
         ];
-        let batch = Batch::new(&answers, &["5".into(), "8".into()], &settings()).unwrap();
+        let batch = Batch::new(&answers, &["5".into(), "8".into()], NO_TAGS, &settings()).unwrap();
         let first = &batch.lessons[0];
         // Attended to: prompt, two own, three of the teacher's, one own, the end.
         assert_eq!(first.sequence.ids, [1, 2, 3, 0, 1, 100, 101, 102, 9, 7]);
@@ -208,12 +231,26 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_between_the_tags_is_a_length() {
+        // 50 opens, 51 closes; the second command is broken off.
+        let ids = [1, 50, 3, 4, 51, 5, 50, 3, 50, 6];
+        let tokens = ids.map(|id| token(id, Author::Slm)).to_vec();
+        let answer = Answer { tokens, ..answer(0, 0, "") };
+        let lesson = Lesson::of(&answer, [Some(50), Some(51)], 0.0).unwrap();
+        let lengths = (0..lesson.is_length.len()).filter(|at| lesson.is_length[*at]);
+        // The end, 7, comes after an open tag.
+        assert_eq!(lengths.collect::<Vec<_>>(), [2, 3, 7, 9, 10]);
+        let lesson = Lesson::of(&answer, NO_TAGS, 0.0).unwrap();
+        assert!(!lesson.is_length.contains(&true));
+    }
+
+    #[test]
     fn an_answer_of_nothing_is_paid_and_left_out() {
         let empty = Answer { tokens: Vec::new(), end: None, ..answer(0, 0, "") };
         let ended = Answer { tokens: Vec::new(), ..answer(0, 0, "") };
         let mut settings = settings();
         settings.groups = 1;
-        let batch = Batch::new(&[empty, ended], &["5".into()], &settings).unwrap();
+        let batch = Batch::new(&[empty, ended], &["5".into()], NO_TAGS, &settings).unwrap();
         assert_eq!(batch.figures.answers, 2);
         assert_eq!(batch.lessons.len(), 1);
         assert_eq!(batch.lessons[0].is_policy, [true]);

@@ -79,7 +79,8 @@ impl<'a> Views<'a> {
         let (old, reference) = (of(self.old), of(self.reference));
         let lesson = &self.batch.lessons[lesson];
         let (is_policy, advantage) = (&lesson.is_policy[..], lesson.advantage);
-        objective::Sequence { new, old, reference, is_policy, advantage }
+        let is_length = &lesson.is_length[..];
+        objective::Sequence { new, old, reference, is_policy, is_length, advantage }
     }
 }
 
@@ -162,7 +163,8 @@ mod tests {
     fn lesson(from: u32, is_policy: &[bool], advantage: f64) -> Lesson {
         let ids = (0..8).map(|index| (from * 5 + index * index) % 11).collect();
         let sequence = Sequence { ids, scored_from: 8 - is_policy.len() };
-        Lesson { sequence, is_policy: is_policy.to_vec(), advantage }
+        let is_length = vec![false; is_policy.len()];
+        Lesson { sequence, is_policy: is_policy.to_vec(), is_length, advantage }
     }
 
     fn batch(lessons: Vec<Lesson>) -> Batch {
