@@ -1,26 +1,70 @@
-//! Vector operations of x86-64 with AVX2, FMA and F16C.
+//! Vector operations of x86-64 in registers of 256 bits: AVX2, FMA and F16C.
 //!
 //! All of them are instructions of these three extensions without further preconditions, or loads
-//! and stores through references. A value of [`Avx2`] exists only where the machine has the
-//! extensions; that is the whole safety argument.
+//! and stores through references. A value of [`Avx`] exists only where the machine has the
+//! extensions; that is the whole safety argument. Wider extensions share them all but for the
+//! products of codes.
 
 #[allow(clippy::wildcard_imports, reason = "sixty names that begin with _mm")]
 use std::arch::x86_64::*;
 
 use crate::cpu::Kernel;
+use crate::shorts;
 use crate::simd::{LANES, Simd};
 
-/// Proof that the machine has AVX2, FMA and F16C.
+/// Registers of 256 bits. `P` says how codes are multiplied, and proves what that takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx<P>(P);
+
+/// AVX2, FMA and F16C alone.
+pub(crate) type Avx2 = Avx<InShorts>;
+
+/// How codes of 8 bits are multiplied and summed: the methods of [`Simd`] of the same names.
+pub(crate) trait CodeProducts: Copy + Send + Sync {
+    /// Rows whose sums fit into registers together with a piece of weights.
+    const ROWS: usize;
+
+    fn sum_products<const BITS: u32, const FIRST: usize, const COUNT: usize>(
+        simd: Avx<Self>,
+        weights: &[__m256i; 8],
+        codes: &[[i8; 4]; 8],
+    ) -> __m256i;
+
+    fn prepare_signed(simd: Avx<Self>, weights: __m256i) -> __m256i;
+
+    fn sum_signed_products(
+        simd: Avx<Self>,
+        weights: &[__m256i; 8],
+        codes: &[[i8; 4]; 8],
+        eightfold_sum: i32,
+    ) -> __m256i;
+
+    fn sum_scaled_halves(
+        simd: Avx<Self>,
+        weights: &[__m256i; 8],
+        codes: &[[i8; 4]; 8],
+        scales: __m256i,
+    ) -> __m256i;
+}
+
+/// The way of AVX2, and proof that the machine has it, FMA and F16C.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InShorts(());
+
+impl<P: CodeProducts> Avx<P> {
+    /// With a proof of what `P` takes; gives nothing where the rest is not there.
+    pub(crate) fn detect_with(products: P) -> Option<Self> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Self(products))
+    }
+}
 
 impl Avx2 {
     /// The proof, where it is true.
     pub(crate) fn detect() -> Option<Self> {
-        let has = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        has.then_some(Self(()))
+        Self::detect_with(InShorts(()))
     }
 
     /// Runs a kernel compiled for this instruction set.
@@ -35,10 +79,48 @@ impl Avx2 {
     }
 }
 
+impl CodeProducts for InShorts {
+    const ROWS: usize = 4;
+
+    #[inline(always)]
+    fn sum_products<const BITS: u32, const FIRST: usize, const COUNT: usize>(
+        simd: Avx2,
+        weights: &[__m256i; 8],
+        codes: &[[i8; 4]; 8],
+    ) -> __m256i {
+        shorts::sum_products::<Avx2, BITS, FIRST, COUNT>(simd, weights, codes)
+    }
+
+    #[inline(always)]
+    fn prepare_signed(_: Avx2, weights: __m256i) -> __m256i {
+        weights
+    }
+
+    #[inline(always)]
+    fn sum_signed_products(
+        simd: Avx2,
+        weights: &[__m256i; 8],
+        codes: &[[i8; 4]; 8],
+        _: i32,
+    ) -> __m256i {
+        shorts::sum_signed_products(simd, weights, codes)
+    }
+
+    #[inline(always)]
+    fn sum_scaled_halves(
+        simd: Avx2,
+        weights: &[__m256i; 8],
+        codes: &[[i8; 4]; 8],
+        scales: __m256i,
+    ) -> __m256i {
+        shorts::sum_scaled_halves(simd, weights, codes, scales)
+    }
+}
+
 /// An expression of intrinsics.
 macro_rules! avx2 {
     ($expression:expr) => {
-        // SAFETY: each method takes an `Avx2`, which exists only where the machine has the
+        // SAFETY: each method takes an `Avx`, which exists only where the machine has the
         // extensions; pointers come from references to as many bytes as are loaded or stored, and
         // the unaligned forms are used.
         unsafe { $expression }
@@ -57,8 +139,8 @@ macro_rules! fold_lanes {
     };
 }
 
-impl Simd for Avx2 {
-    const HAS_ROOM: bool = true;
+impl<P: CodeProducts> Simd for Avx<P> {
+    const ROWS: usize = P::ROWS;
     type Floats = __m256;
     type Ints = __m256i;
     type Shorts = __m256i;
@@ -194,7 +276,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn store_codes(self, values: [__m256; 4], to: &mut [i8; 32]) {
+    fn store_codes(self, values: [__m256; 4], to: &mut [[i8; 4]; 8]) {
         avx2!({
             let [a, b, c, d] = values;
             let (a, b) = (_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
@@ -274,5 +356,39 @@ impl Simd for Avx2 {
             let signed = _mm256_sign_epi8(_mm256_set1_epi32(codes), weights);
             _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed)
         })
+    }
+
+    #[inline(always)]
+    fn sum_products<const BITS: u32, const FIRST: usize, const COUNT: usize>(
+        self,
+        weights: &[__m256i; 8],
+        codes: &[[i8; 4]; 8],
+    ) -> __m256i {
+        P::sum_products::<BITS, FIRST, COUNT>(self, weights, codes)
+    }
+
+    #[inline(always)]
+    fn prepare_signed(self, weights: __m256i) -> __m256i {
+        P::prepare_signed(self, weights)
+    }
+
+    #[inline(always)]
+    fn sum_signed_products(
+        self,
+        weights: &[__m256i; 8],
+        codes: &[[i8; 4]; 8],
+        eightfold_sum: i32,
+    ) -> __m256i {
+        P::sum_signed_products(self, weights, codes, eightfold_sum)
+    }
+
+    #[inline(always)]
+    fn sum_scaled_halves(
+        self,
+        weights: &[__m256i; 8],
+        codes: &[[i8; 4]; 8],
+        scales: __m256i,
+    ) -> __m256i {
+        P::sum_scaled_halves(self, weights, codes, scales)
     }
 }

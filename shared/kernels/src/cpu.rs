@@ -7,6 +7,8 @@ use std::fmt;
 
 #[cfg(target_arch = "x86_64")]
 use crate::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use crate::avx512::Avx512;
 use crate::portable::Portable;
 use crate::simd::Simd;
 
@@ -22,6 +24,8 @@ enum Set {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
 }
 
 /// A forced instruction set that cannot be had.
@@ -38,11 +42,12 @@ impl fmt::Display for CpuError {
         match self {
             Self::Unknown(name) => write!(
                 formatter,
-                "{VARIABLE}={name} names no instruction set: use portable or avx2, or unset it"
+                "{VARIABLE}={name} names no instruction set: use portable, avx2 or avx512, or unset it"
             ),
             Self::Unsupported(name) => write!(
                 formatter,
-                "{VARIABLE}={name}, but this machine does not have it: use portable, or unset it"
+                "{VARIABLE}={name}, but this machine does not have it: use {}, or unset it",
+                Cpu::best().name()
             ),
         }
     }
@@ -53,7 +58,7 @@ impl std::error::Error for CpuError {}
 impl Cpu {
     /// The widest instruction set at hand.
     pub fn best() -> Self {
-        Self::avx2().unwrap_or(Self::PORTABLE)
+        Self::avx512().or_else(Self::avx2).unwrap_or(Self::PORTABLE)
     }
 
     /// Plain Rust, on every machine.
@@ -67,6 +72,20 @@ impl Cpu {
         None
     }
 
+    /// AVX-512 with VNNI, where the machine has it.
+    pub fn avx512() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        return Avx512::detect().map(|token| Self(Set::Avx512(token)));
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
+    /// All instruction sets at hand but plain Rust: what tests hold against it.
+    #[cfg(test)]
+    pub(crate) fn others() -> Vec<Self> {
+        [Self::avx2(), Self::avx512()].into_iter().flatten().collect()
+    }
+
     /// What `name` forces, or the best where it is `None`.
     ///
     /// # Errors
@@ -76,6 +95,7 @@ impl Cpu {
             None => Ok(Self::best()),
             Some("portable") => Ok(Self::PORTABLE),
             Some("avx2") => Self::avx2().ok_or(CpuError::Unsupported("avx2")),
+            Some("avx512") => Self::avx512().ok_or(CpuError::Unsupported("avx512")),
             Some(other) => Err(CpuError::Unknown(other.to_owned())),
         }
     }
@@ -95,6 +115,8 @@ impl Cpu {
             Set::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(_) => "avx512",
         }
     }
 
@@ -105,6 +127,8 @@ impl Cpu {
             Set::Portable => kernel.run(Portable),
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(token) => token.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(token) => token.run(kernel),
         }
     }
 }
@@ -128,8 +152,19 @@ mod tests {
         assert_eq!(Cpu::named(None), Ok(Cpu::best()));
         assert_eq!(Cpu::named(Some("portable")), Ok(Cpu::PORTABLE));
         assert_eq!(Cpu::named(Some("avx2")).ok(), Cpu::avx2());
+        assert_eq!(Cpu::named(Some("avx512")).ok(), Cpu::avx512());
+        for cpu in Cpu::others() {
+            assert_eq!(Cpu::named(Some(cpu.name())), Ok(cpu));
+        }
         let message = Cpu::named(Some("avx1024")).unwrap_err().to_string();
         assert!(message.contains("avx1024") && message.contains("portable"), "{message}");
         assert_eq!(Cpu::PORTABLE.name(), "portable");
+    }
+
+    #[test]
+    fn a_refusal_says_what_can_be_had() {
+        let message = CpuError::Unsupported("avx512").to_string();
+        assert!(message.contains("RELAY_CPU=avx512"), "{message}");
+        assert!(message.contains(&format!("use {},", Cpu::best().name())), "{message}");
     }
 }

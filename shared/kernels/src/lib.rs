@@ -11,14 +11,14 @@
 //!
 //! | You want to | Look in |
 //! |---|---|
-//! | find an instruction set, or add one | `cpu`, `simd`, `portable`, `avx2` |
+//! | find an instruction set, or add one | `cpu`, `simd`, `portable`, `avx2`, `avx512` |
 //! | run on threads | `pool`, `disjoint` |
 //! | multiply | `packed`, `panel`, `quantise`, `multiply` |
 //! | attend | `attention` |
 //! | know what a format's bytes mean | `blocks` |
 //!
 //! **Unsafe code** is of three kinds: vector instructions, behind a value that proves the machine
-//! has them (`avx2`); outputs that threads share by promise (`disjoint`); and a closure lent to
+//! has them (`avx2`, `avx512`); outputs that threads share by promise (`disjoint`); and a closure lent to
 //! the threads of a pool (`pool`).
 //!
 //! Shapes that do not fit are a caller's mistake and panic at once.
@@ -31,6 +31,8 @@ mod activation;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod bandwidth;
 mod bias;
 mod blocks;
@@ -49,6 +51,7 @@ mod pool;
 mod portable;
 mod quantise;
 mod rope;
+mod shorts;
 mod simd;
 mod weights;
 

@@ -13,9 +13,6 @@ use crate::pool::Pool;
 use crate::quantise::{QuantisedRows, RowBlock};
 use crate::simd::Simd;
 
-/// Rows whose sums stay in registers together.
-const ROWS: usize = 4;
-
 mod limits {
     /// Bytes of weights that share the nearest cache with a few rows.
     pub(super) const GROUP_BYTES: usize = 20 * 1024;
@@ -109,53 +106,62 @@ impl Kernel for MultiplyShare<'_> {
 impl Part<'_> {
     #[inline(always)]
     fn block_panels<S: Simd, B: PanelBlock>(&self, simd: S, items: &[B], panels: Range<usize>) {
-        let blocks = items.len() / self.matrix.panel_count().max(1);
-        let panel = |index: usize| &items[index * blocks..][..blocks];
-        for group in groups::<B>(panels, blocks) {
+        for group in groups::<B>(panels, items.len() / self.matrix.panel_count().max(1)) {
             let mut row = 0;
-            while S::HAS_ROOM && row + ROWS <= self.rows {
-                for index in group.clone() {
-                    let sums = block_sums::<S, B, ROWS>(simd, panel(index), self.codes(row));
-                    self.store(simd, index, row, sums);
-                }
-                row += ROWS;
+            self.block_rows::<S, B, 8>(simd, items, group.clone(), &mut row);
+            self.block_rows::<S, B, 4>(simd, items, group.clone(), &mut row);
+            self.block_rows::<S, B, 2>(simd, items, group.clone(), &mut row);
+            self.block_rows::<S, B, 1>(simd, items, group, &mut row);
+        }
+    }
+
+    /// Takes rows from `row` on, `R` at a time, as long as there are so many.
+    #[inline(always)]
+    fn block_rows<S: Simd, B: PanelBlock, const R: usize>(
+        &self,
+        simd: S,
+        items: &[B],
+        panels: Range<usize>,
+        row: &mut usize,
+    ) {
+        let blocks = items.len() / self.matrix.panel_count().max(1);
+        while R <= S::ROWS && *row + R <= self.rows {
+            for panel in panels.clone() {
+                let weights = &items[panel * blocks..][..blocks];
+                let sums = block_sums::<S, B, R>(simd, weights, self.codes(*row));
+                self.store(simd, panel, *row, sums);
             }
-            if S::HAS_ROOM && row + 2 <= self.rows {
-                for index in group.clone() {
-                    let sums = block_sums::<S, B, 2>(simd, panel(index), self.codes(row));
-                    self.store(simd, index, row, sums);
-                }
-                row += 2;
-            }
-            for row in row..self.rows {
-                for index in group.clone() {
-                    let sums = block_sums::<S, B, 1>(simd, panel(index), self.codes(row));
-                    self.store(simd, index, row, sums);
-                }
-            }
+            *row += R;
         }
     }
 
     #[inline(always)]
     fn plain_panels<S: Simd, W: PlainWeights>(&self, simd: S, items: &[W], panels: Range<usize>) {
-        let width = self.matrix.width();
-        let panel = |index: usize| &items[index * width..][..width];
-        for group in groups::<W>(panels, width) {
+        for group in groups::<W>(panels, self.matrix.width()) {
             let mut row = 0;
-            while S::HAS_ROOM && row + ROWS <= self.rows {
-                for index in group.clone() {
-                    let sums = plain_sums::<S, W, ROWS>(simd, panel(index), self.values(row));
-                    self.store(simd, index, row, sums);
-                }
-                row += ROWS;
+            self.plain_rows::<S, W, 8>(simd, items, group.clone(), &mut row);
+            self.plain_rows::<S, W, 4>(simd, items, group.clone(), &mut row);
+            self.plain_rows::<S, W, 1>(simd, items, group, &mut row);
+        }
+    }
+
+    /// As [`Self::block_rows`].
+    #[inline(always)]
+    fn plain_rows<S: Simd, W: PlainWeights, const R: usize>(
+        &self,
+        simd: S,
+        items: &[W],
+        panels: Range<usize>,
+        row: &mut usize,
+    ) {
+        let width = self.matrix.width();
+        while R <= S::ROWS && *row + R <= self.rows {
+            for panel in panels.clone() {
+                let weights = &items[panel * width..][..width];
+                let sums = plain_sums::<S, W, R>(simd, weights, self.values(*row));
+                self.store(simd, panel, *row, sums);
             }
-            while row < self.rows {
-                for index in group.clone() {
-                    let sums = plain_sums::<S, W, 1>(simd, panel(index), self.values(row));
-                    self.store(simd, index, row, sums);
-                }
-                row += 1;
-            }
+            *row += R;
         }
     }
 

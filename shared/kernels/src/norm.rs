@@ -51,10 +51,12 @@ mod tests {
         let inputs: Vec<f32> = (0_u8..40).map(|i| f32::from(i % 7) - 2.5).collect();
         let weights: Vec<f32> = (0_u8..20).map(|i| f32::from(i) / 10.0).collect();
         let mut out = vec![0.0; 40];
-        rms_norm(Cpu::best(), &inputs, &weights, 1e-5, &mut out);
-        let mut portable = vec![0.0; 40];
-        rms_norm(Cpu::PORTABLE, &inputs, &weights, 1e-5, &mut portable);
-        assert!(out.iter().zip(&portable).all(|(a, b)| a.to_bits() == b.to_bits()));
+        rms_norm(Cpu::PORTABLE, &inputs, &weights, 1e-5, &mut out);
+        for cpu in Cpu::others() {
+            let mut ours = vec![0.0; 40];
+            rms_norm(cpu, &inputs, &weights, 1e-5, &mut ours);
+            assert!(ours.iter().zip(&out).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
         for row in 0..2 {
             let input = &inputs[row * 20..(row + 1) * 20];
             let squares: f64 = input.iter().map(|x| f64::from(*x).powi(2)).sum();

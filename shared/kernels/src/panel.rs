@@ -19,7 +19,7 @@ pub(crate) use two_level::{FiveBitTwoLevel, FourBitTwoLevel, SixBitTwoLevel};
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
 use crate::quantise::{BLOCK, RowBlock};
-use crate::simd::{LANES, Simd, widen};
+use crate::simd::{LANES, Simd};
 
 /// Outputs of a panel.
 pub(crate) const PANEL: usize = LANES;
@@ -50,12 +50,6 @@ pub(crate) trait PanelBlock: Sized + Send + Sync {
     fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats;
 }
 
-/// The codes of the `group`th four weights of a row's block.
-#[inline(always)]
-fn four_codes(row: &RowBlock, group: usize) -> [i8; 4] {
-    row.codes.as_chunks::<4>().0[group]
-}
-
 /// Two nibbles a byte: byte `4 · output + i` of vector `group` holds the weights `4 · group + i`
 /// of the output (low) and `16 + 4 · group + i` (high).
 pub(crate) type Nibbles = [[u8; 32]; 4];
@@ -80,21 +74,6 @@ fn spread_nibbles<S: Simd>(simd: S, nibbles: &Nibbles) -> [S::Bytes; 8] {
     spread
 }
 
-/// Σ codes · weights of the groups `FIRST..FIRST + COUNT`. `COUNT · 2 · 127 · greatest weight`
-/// must fit into 16 bits.
-#[inline(always)]
-fn short_sum<S: Simd, const FIRST: usize, const COUNT: usize>(
-    simd: S,
-    weights: &[S::Bytes; 8],
-    row: &RowBlock,
-) -> S::Shorts {
-    let mut sum = simd.products(weights[FIRST], four_codes(row, FIRST));
-    for group in FIRST + 1..FIRST + COUNT {
-        sum = simd.add_shorts(sum, simd.products(weights[group], four_codes(row, group)));
-    }
-    sum
-}
-
 /// `sum + whole · scale · row scale`: the one way in which blocks are summed.
 #[inline(always)]
 fn add_scaled<S: Simd>(
@@ -108,10 +87,10 @@ fn add_scaled<S: Simd>(
     simd.mul_add(scaled, simd.splat(row.scale), sum)
 }
 
-/// Σ codes · weights below 16: eight products of at most 2 · 127 · 15 fit into 16 bits.
+/// Σ codes · weights below 2 to the power of `BITS`.
 #[inline(always)]
-fn four_bit_sum<S: Simd>(simd: S, codes: &[S::Bytes; 8], row: &RowBlock) -> S::Ints {
-    widen(simd, short_sum::<S, 0, 8>(simd, codes, row))
+fn sum_codes<S: Simd, const BITS: u32>(simd: S, codes: &[S::Bytes; 8], row: &RowBlock) -> S::Ints {
+    simd.sum_products::<BITS, 0, 8>(codes, &row.codes)
 }
 
 /// A piece of a format whose codes have a scale and an offset: `code · scale + offset`.

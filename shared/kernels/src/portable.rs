@@ -1,6 +1,7 @@
 //! Vector operations in plain Rust: what every other instruction set is tested against.
 
 use crate::half_float::{widen_bfloat, widen_half};
+use crate::shorts;
 use crate::simd::{LANES, Simd};
 
 /// Needs nothing of the machine.
@@ -32,7 +33,7 @@ fn greater(a: f32, b: f32) -> f32 {
 #[expect(clippy::cast_possible_truncation, reason = "values fit by contract")]
 #[expect(clippy::cast_precision_loss, reason = "the nearest float is what is asked for")]
 impl Simd for Portable {
-    const HAS_ROOM: bool = false;
+    const ROWS: usize = 1;
     type Floats = Floats;
     type Ints = [i32; LANES];
     type Shorts = [i16; 16];
@@ -159,8 +160,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn store_codes(self, values: [Floats; 4], to: &mut [i8; 32]) {
-        for (i, to) in to.iter_mut().enumerate() {
+    fn store_codes(self, values: [Floats; 4], to: &mut [[i8; 4]; 8]) {
+        for (i, to) in to.as_flattened_mut().iter_mut().enumerate() {
             *to = values[i / LANES][i % LANES] as i8;
         }
     }
@@ -226,5 +227,39 @@ impl Simd for Portable {
     fn signed_products(self, weights: [u8; 32], codes: [i8; 4]) -> [i16; 16] {
         let product = |i: usize| i16::from(weights[i].cast_signed()) * i16::from(codes[i % 4]);
         std::array::from_fn(|i| product(2 * i) + product(2 * i + 1))
+    }
+
+    #[inline(always)]
+    fn sum_products<const BITS: u32, const FIRST: usize, const COUNT: usize>(
+        self,
+        weights: &[[u8; 32]; 8],
+        codes: &[[i8; 4]; 8],
+    ) -> [i32; LANES] {
+        shorts::sum_products::<Self, BITS, FIRST, COUNT>(self, weights, codes)
+    }
+
+    #[inline(always)]
+    fn prepare_signed(self, weights: [u8; 32]) -> [u8; 32] {
+        weights
+    }
+
+    #[inline(always)]
+    fn sum_signed_products(
+        self,
+        weights: &[[u8; 32]; 8],
+        codes: &[[i8; 4]; 8],
+        _: i32,
+    ) -> [i32; LANES] {
+        shorts::sum_signed_products(self, weights, codes)
+    }
+
+    #[inline(always)]
+    fn sum_scaled_halves(
+        self,
+        weights: &[[u8; 32]; 8],
+        codes: &[[i8; 4]; 8],
+        scales: [i16; 16],
+    ) -> [i32; LANES] {
+        shorts::sum_scaled_halves(self, weights, codes, scales)
     }
 }

@@ -8,8 +8,8 @@ pub(crate) const LANES: usize = 8;
 
 /// An instruction set at hand: having a value of the type proves that the machine has it.
 pub(crate) trait Simd: Copy + Send + Sync {
-    /// Whether the sums of several rows fit into registers together.
-    const HAS_ROOM: bool;
+    /// Rows whose sums fit into registers together with a piece of weights.
+    const ROWS: usize;
     /// 8 floats.
     type Floats: Copy;
     /// 8 integers of 32 bits.
@@ -59,7 +59,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The nearest floats.
     fn to_floats(self, a: Self::Ints) -> Self::Floats;
     /// Whole numbers from −127 to 127 as signed bytes, four vectors in order.
-    fn store_codes(self, values: [Self::Floats; 4], to: &mut [i8; 32]);
+    fn store_codes(self, values: [Self::Floats; 4], to: &mut [[i8; 4]; 8]);
 
     /// The same pair in each 32 bits.
     fn splat_pair(self, pair: [i16; 2]) -> Self::Shorts;
@@ -85,10 +85,30 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn products(self, weights: Self::Bytes, codes: [i8; 4]) -> Self::Shorts;
     /// As [`Simd::products`], with signed weights; no code is −128.
     fn signed_products(self, weights: Self::Bytes, codes: [i8; 4]) -> Self::Shorts;
-}
 
-/// Σ of pairs of shorts, as integers.
-#[inline(always)]
-pub(crate) fn widen<S: Simd>(simd: S, a: S::Shorts) -> S::Ints {
-    simd.dot_pairs(a, simd.splat_pair([1, 1]))
+    /// Σ weights · codes of the vectors `FIRST..FIRST + COUNT` for each output: lane o sums bytes
+    /// `4 · o..4 · o + 4`. Weights are unsigned and below 2 to the power of `BITS`, at most 6.
+    fn sum_products<const BITS: u32, const FIRST: usize, const COUNT: usize>(
+        self,
+        weights: &[Self::Bytes; 8],
+        codes: &[[i8; 4]; 8],
+    ) -> Self::Ints;
+    /// Signed weights as [`Simd::sum_signed_products`] takes them.
+    fn prepare_signed(self, weights: Self::Bytes) -> Self::Bytes;
+    /// As [`Simd::sum_products`] of all vectors, with signed weights that were prepared; no code is
+    /// −128, and `eightfold_sum` is 8 · Σ codes.
+    fn sum_signed_products(
+        self,
+        weights: &[Self::Bytes; 8],
+        codes: &[[i8; 4]; 8],
+        eightfold_sum: i32,
+    ) -> Self::Ints;
+    /// Σ weights · codes of the first four vectors times the first of each pair of `scales`, and
+    /// of the last four times the second. Weights are unsigned and below 64, scales within ±128.
+    fn sum_scaled_halves(
+        self,
+        weights: &[Self::Bytes; 8],
+        codes: &[[i8; 4]; 8],
+        scales: Self::Shorts,
+    ) -> Self::Ints;
 }

@@ -90,6 +90,10 @@ fn run<E: KvElement>(cpu: Cpu, threads: usize, parts: &[(&Sequence<E>, Range<usi
     out
 }
 
+fn everywhere() -> impl Iterator<Item = Cpu> {
+    Cpu::others().into_iter().chain([Cpu::PORTABLE])
+}
+
 fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
@@ -113,7 +117,7 @@ fn is_softmax_attention() {
 fn check_softmax_attention<E: KvElement>() {
     let shape = AttentionShape { heads: 6, kv_heads: 2, head_width: 20 };
     let sequence = Sequence::<E>::new(shape, 300, 1);
-    for cpu in [Cpu::PORTABLE, Cpu::best()] {
+    for cpu in everywhere() {
         for token in [0, 1, 6, 31, 32, 127, 128, 299] {
             let out = run(cpu, 1, &[(&sequence, token..token + 1)]);
             for head in 0..6 {
@@ -139,7 +143,7 @@ fn check_cut<E: KvElement>(shape: AttentionShape, tokens: usize, cut: usize, thr
     let width = shape.heads * shape.head_width;
     assert!(same_bits(&mixed[width..][..(tokens - cut) * width], &whole[cut * width..]));
     let last = &whole[(tokens - 1) * width..];
-    for cpu in [Cpu::PORTABLE, Cpu::best()] {
+    for cpu in everywhere() {
         let parts = [(&second, 2..3), (&first, tokens - 1..tokens), (&second, 9..10)];
         let decoded = run(cpu, threads, &parts);
         assert!(same_bits(&decoded[width..2 * width], last));
@@ -148,8 +152,10 @@ fn check_cut<E: KvElement>(shape: AttentionShape, tokens: usize, cut: usize, thr
 
 fn check_instruction_sets<E: KvElement>(shape: AttentionShape, tokens: usize) {
     let sequence = Sequence::<E>::new(shape, tokens, 3);
-    let ours = run(Cpu::best(), 1, &[(&sequence, 0..tokens)]);
-    assert!(same_bits(&ours, &run(Cpu::PORTABLE, 1, &[(&sequence, 0..tokens)])));
+    let portable = run(Cpu::PORTABLE, 1, &[(&sequence, 0..tokens)]);
+    for cpu in Cpu::others() {
+        assert!(same_bits(&portable, &run(cpu, 1, &[(&sequence, 0..tokens)])));
+    }
 }
 
 proptest! {

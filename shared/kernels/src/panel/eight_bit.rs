@@ -1,10 +1,10 @@
 //! Codes of 8 bits: `Q8_0`.
 
-use super::{Halves, PANEL, PanelBlock, add_scaled, four_codes, half_at};
+use super::{Halves, PANEL, PanelBlock, add_scaled, half_at};
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
 use crate::quantise::{BLOCK, RowBlock};
-use crate::simd::{Simd, widen};
+use crate::simd::Simd;
 
 /// `code · scale`.
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +40,11 @@ impl PanelBlock for EightBit {
     fn piece<S: Simd>(&self, simd: S, _: usize) -> Self::Piece<S> {
         let mut codes = [simd.load_bytes(&self.codes[0]); 8];
         for (vector, bytes) in codes.iter_mut().zip(&self.codes) {
-            *vector = simd.load_bytes(bytes);
+            *vector = simd.prepare_signed(simd.load_bytes(bytes));
         }
         (codes, simd.load_halves(&self.scales))
     }
 
-    /// A single product may fill 16 bits, so that each is widened.
     #[inline(always)]
     fn add<S: Simd>(
         simd: S,
@@ -53,11 +52,7 @@ impl PanelBlock for EightBit {
         row: &RowBlock,
         sum: S::Floats,
     ) -> S::Floats {
-        let mut whole = widen(simd, simd.signed_products(codes[0], four_codes(row, 0)));
-        for (group, codes) in codes.iter().enumerate().skip(1) {
-            let products = simd.signed_products(*codes, four_codes(row, group));
-            whole = simd.add_ints(whole, widen(simd, products));
-        }
+        let whole = simd.sum_signed_products(codes, &row.codes, row.eightfold_sum);
         add_scaled(simd, whole, *scale, row, sum)
     }
 }

@@ -2,12 +2,12 @@
 
 use super::{
     Halves, Nibbles, OffsetPiece, PANEL, PanelBlock, add_scaled, add_with_offset, codes_of,
-    half_at, offset_values, put_nibbles, short_sum, spread_nibbles,
+    half_at, offset_values, put_nibbles, spread_nibbles, sum_codes,
 };
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
 use crate::quantise::{BLOCK, RowBlock};
-use crate::simd::{Simd, widen};
+use crate::simd::Simd;
 
 /// Bit `group` of byte `4 · output + i` is the fifth bit of the output's weight `4 · group + i`.
 pub(crate) type FifthBits = [u8; 32];
@@ -39,14 +39,6 @@ pub(super) fn spread_five_bits<S: Simd>(
         simd.or(low[6], simd.bits_down::<2>(bits, 0x10)),
         simd.or(low[7], simd.bits_down::<3>(bits, 0x10)),
     ]
-}
-
-/// Σ codes · weights below 32: four products of at most 2 · 127 · 31 fit into 16 bits.
-#[inline(always)]
-pub(super) fn five_bit_sum<S: Simd>(simd: S, codes: &[S::Bytes; 8], row: &RowBlock) -> S::Ints {
-    let first = widen(simd, short_sum::<S, 0, 4>(simd, codes, row));
-    let second = widen(simd, short_sum::<S, 4, 4>(simd, codes, row));
-    simd.add_ints(first, second)
 }
 
 fn word_at(bytes: &[u8], at: usize) -> u32 {
@@ -95,7 +87,7 @@ impl PanelBlock for FiveBit {
         sum: S::Floats,
     ) -> S::Floats {
         let eightfold = simd.splat_int(row.eightfold_sum);
-        let whole = five_bit_sum(simd, codes, row);
+        let whole = sum_codes::<S, 5>(simd, codes, row);
         let whole = simd.sub_ints(simd.sub_ints(whole, eightfold), eightfold);
         add_scaled(simd, whole, *scale, row, sum)
     }
@@ -138,6 +130,6 @@ impl PanelBlock for FiveBitOffset {
 
     #[inline(always)]
     fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats {
-        add_with_offset(simd, five_bit_sum(simd, &piece.0, row), piece, row, sum)
+        add_with_offset(simd, sum_codes::<S, 5>(simd, &piece.0, row), piece, row, sum)
     }
 }

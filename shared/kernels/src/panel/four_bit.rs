@@ -2,7 +2,7 @@
 
 use super::{
     Halves, Nibbles, OffsetPiece, PANEL, PanelBlock, add_scaled, add_with_offset, codes_of,
-    four_bit_sum, half_at, offset_values, put_nibbles, spread_nibbles,
+    half_at, offset_values, put_nibbles, spread_nibbles, sum_codes,
 };
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
@@ -47,7 +47,7 @@ impl PanelBlock for FourBit {
         row: &RowBlock,
         sum: S::Floats,
     ) -> S::Floats {
-        let whole = four_bit_sum(simd, codes, row);
+        let whole = sum_codes::<S, 4>(simd, codes, row);
         let whole = simd.sub_ints(whole, simd.splat_int(row.eightfold_sum));
         add_scaled(simd, whole, *scale, row, sum)
     }
@@ -88,6 +88,6 @@ impl PanelBlock for FourBitOffset {
 
     #[inline(always)]
     fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats {
-        add_with_offset(simd, four_bit_sum(simd, &piece.0, row), piece, row, sum)
+        add_with_offset(simd, sum_codes::<S, 4>(simd, &piece.0, row), piece, row, sum)
     }
 }

@@ -1,9 +1,9 @@
 //! 256 codes under one scale, with smaller scales in between: `Q4_K`, `Q5_K` and `Q6_K`.
 
-use super::five_bit::{FifthBits, five_bit_sum, put_fifth_bits, spread_five_bits};
+use super::five_bit::{FifthBits, put_fifth_bits, spread_five_bits};
 use super::{
     Halves, Nibbles, OffsetPiece, PANEL, PanelBlock, add_scaled, add_with_offset, codes_of,
-    four_bit_sum, half_at, offset_values, short_sum, spread_nibbles,
+    half_at, offset_values, spread_nibbles, sum_codes,
 };
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
@@ -96,7 +96,7 @@ impl PanelBlock for FourBitTwoLevel {
 
     #[inline(always)]
     fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats {
-        add_with_offset(simd, four_bit_sum(simd, &piece.0, row), piece, row, sum)
+        add_with_offset(simd, sum_codes::<S, 4>(simd, &piece.0, row), piece, row, sum)
     }
 }
 
@@ -142,7 +142,7 @@ impl PanelBlock for FiveBitTwoLevel {
 
     #[inline(always)]
     fn add<S: Simd>(simd: S, piece: &Self::Piece<S>, row: &RowBlock, sum: S::Floats) -> S::Floats {
-        add_with_offset(simd, five_bit_sum(simd, &piece.0, row), piece, row, sum)
+        add_with_offset(simd, sum_codes::<S, 5>(simd, &piece.0, row), piece, row, sum)
     }
 }
 
@@ -223,8 +223,7 @@ impl PanelBlock for SixBitTwoLevel {
         (codes, simd.load_halves(&self.scales), small)
     }
 
-    /// Two products of at most 2 · 127 · 63 fit into 16 bits; with their small scale, all of a
-    /// piece fit into 32.
+    /// With their small scales, all products of a piece fit into 32 bits.
     #[inline(always)]
     fn add<S: Simd>(
         simd: S,
@@ -232,14 +231,7 @@ impl PanelBlock for SixBitTwoLevel {
         row: &RowBlock,
         sum: S::Floats,
     ) -> S::Floats {
-        let (first, second) = (simd.first_of_pairs(*small), simd.second_of_pairs(*small));
-        let mut whole = simd.dot_pairs(short_sum::<S, 0, 2>(simd, codes, row), first);
-        let next = simd.dot_pairs(short_sum::<S, 2, 2>(simd, codes, row), first);
-        whole = simd.add_ints(whole, next);
-        let next = simd.dot_pairs(short_sum::<S, 4, 2>(simd, codes, row), second);
-        whole = simd.add_ints(whole, next);
-        let next = simd.dot_pairs(short_sum::<S, 6, 2>(simd, codes, row), second);
-        whole = simd.add_ints(whole, next);
+        let whole = simd.sum_scaled_halves(codes, &row.codes, *small);
         let middle = simd.dot_pairs(*small, simd.splat_pair(row.half_sums));
         let whole = simd.sub_ints(whole, simd.shift_ints_left::<5>(middle));
         add_scaled(simd, whole, *scale, row, sum)
