@@ -160,23 +160,31 @@ pub(crate) struct SixBitTwoLevel {
 }
 
 impl SixBitTwoLevel {
-    fn put_code(&mut self, output: usize, index: usize, code: u8) {
-        let (piece, weight) = (index / 32, index % 32);
-        let (group, at) = (weight / 4, 4 * output + weight % 4);
-        let nibble = (code & 0xF) << (group / 4 * 4);
-        self.codes[piece][group % 4][at] |= nibble;
-        self.upper_bits[piece][group / 4][at] |= (code >> 4) << (group % 4 * 2);
+    fn put_codes(&mut self, output: usize, piece: usize, codes: &[u8; BLOCK]) {
+        let at = |weight: usize| 4 * output + weight % 4;
+        for weight in 0..16 {
+            let pair = codes[weight] & 0xF | codes[weight + 16] << 4;
+            self.codes[piece][weight / 4][at(weight)] = pair;
+        }
+        for weight in 0..8 {
+            let first = weight / 4 * 16 + weight % 4;
+            let upper = |group: usize| (codes[first + 4 * group] >> 4) << (2 * group);
+            self.upper_bits[piece][weight / 4][at(weight)] =
+                upper(0) | upper(1) | upper(2) | upper(3);
+        }
     }
 }
 
-/// The code of weight `index` of a file's block: 64 bytes of nibbles and 32 of upper bits for each
-/// 128 weights.
-fn six_bit_code(block: &[u8], index: usize) -> u8 {
-    let (half, within) = (index / 128, index % 128);
-    let (quarter, at) = (within / 32, within % 32);
-    let nibble = block[64 * half + quarter % 2 * 32 + at] >> (quarter / 2 * 4) & 0xF;
-    let upper = block[128 + 32 * half + at] >> (2 * quarter) & 3;
-    nibble | upper << 4
+/// The codes of a piece of a file's block, which holds 64 bytes of nibbles and 32 of upper bits for
+/// each four pieces.
+fn six_bit_codes(block: &[u8], piece: usize) -> [u8; BLOCK] {
+    let (half, quarter) = (piece / 4, piece % 4);
+    let nibbles = &block[64 * half + quarter % 2 * 32..][..BLOCK];
+    let upper = &block[128 + 32 * half..][..BLOCK];
+    std::array::from_fn(|at| {
+        let nibble = nibbles[at] >> (quarter / 2 * 4) & 0xF;
+        nibble | (upper[at] >> (2 * quarter) & 3) << 4
+    })
 }
 
 impl PanelBlock for SixBitTwoLevel {
@@ -190,8 +198,8 @@ impl PanelBlock for SixBitTwoLevel {
             for (piece, pair) in source[192..208].as_chunks::<2>().0.iter().enumerate() {
                 block.small_scales[piece][output] = pair.map(u8::cast_signed);
             }
-            for index in 0..256 {
-                block.put_code(output, index, six_bit_code(source, index));
+            for piece in 0..PIECES {
+                block.put_codes(output, piece, &six_bit_codes(source, piece));
             }
         }
         block
