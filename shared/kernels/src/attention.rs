@@ -390,11 +390,14 @@ impl Scratch {
         let pages = &tile.stretch.pages[chunk * CHUNK_PAGES..];
         let pages = &pages[..seen(queries - 1).div_ceil(PAGE_TOKENS)];
         let mut states = vec![State::START; queries];
+        // Each query has four sums in registers.
+        let most = (S::ROWS / 2).clamp(1, 4);
         let mut index = 0;
         while index < queries {
             // Queries that see different numbers of tokens would not be summed alike together.
-            let pair = index + 1 < queries && seen(index) == seen(index + 1);
-            let count = if pair { 2 } else { 1 };
+            let alike = |other: &usize| seen(*other) == seen(index);
+            let others = index + 1..queries.min(index + most);
+            let count = 1 + others.take_while(alike).count();
             let range = index..index + count;
             let piece = Piece {
                 shape,
@@ -406,10 +409,11 @@ impl Scratch {
                 sums: &mut self.sums[range.start * width..range.end * width],
             };
             if seen(index) > 0 {
-                if pair {
-                    piece.attend::<S, 2>(simd, &mut states[range]);
-                } else {
-                    piece.attend::<S, 1>(simd, &mut states[range]);
+                match count {
+                    4 => piece.attend::<S, 4>(simd, &mut states[range]),
+                    3 => piece.attend::<S, 3>(simd, &mut states[range]),
+                    2 => piece.attend::<S, 2>(simd, &mut states[range]),
+                    _ => piece.attend::<S, 1>(simd, &mut states[range]),
                 }
             }
             index += count;
