@@ -6,6 +6,8 @@
 
 use std::cmp::Ordering;
 
+use relay_kernels::{Cpu, LOGIT_BLOCK, SoftmaxSums, block_maxima, softmax_sums};
+
 use crate::banned_text::TokenMask;
 use crate::noise::NoiseKey;
 
@@ -68,22 +70,15 @@ pub fn sample(
 
 /// Entropy in nats of the softmax of the raw logits.
 pub fn entropy_nats(logits: &[f32]) -> f64 {
-    let max = max_logit(logits);
-    let (mut total, mut weighted) = (0.0, 0.0);
-    for logit in logits.iter().filter(|logit| logit.is_finite()) {
-        let above = f64::from(*logit) - max;
-        let weight = above.exp();
-        total += weight;
-        weighted += weight * above;
-    }
-    if total > 0.0 { (total.ln() - weighted / total).max(0.0) } else { 0.0 }
+    let SoftmaxSums { weights, weighted } = sums(logits, max_logit(logits), 1.0);
+    if weights > 0.0 { (weights.ln() - weighted / weights).max(0.0) } else { 0.0 }
 }
 
 /// The `k` most likely ids with their log-probabilities (of the softmax of the raw logits), most
 /// likely first, ties by id.
 pub fn top_log_probabilities(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let normaliser = log_normaliser(logits);
-    let mut candidates = candidates(logits, &TokenMask::none());
+    let mut candidates = candidates(logits, &TokenMask::none(), k);
     keep_top(&mut candidates, k);
     candidates.iter().map(|c| (c.id, narrow(f64::from(c.logit) - normaliser))).collect()
 }
@@ -104,9 +99,10 @@ impl Candidate {
 
 fn draw(logits: &[f32], sampling: &Sampling, key: NoiseKey, masked: &TokenMask) -> Option<u32> {
     let temperature = f64::from(sampling.temperature);
-    let mut candidates = candidates(logits, masked);
+    let wanted = if sampling.top_k > 0 { sampling.top_k as usize } else { usize::MAX };
+    let mut candidates = candidates(logits, masked, wanted);
     if sampling.top_k > 0 {
-        keep_top(&mut candidates, sampling.top_k as usize);
+        keep_top(&mut candidates, wanted);
     }
     if sampling.top_p < 1.0 {
         keep_probable(&mut candidates, temperature, f64::from(sampling.top_p));
@@ -117,18 +113,47 @@ fn draw(logits: &[f32], sampling: &Sampling, key: NoiseKey, masked: &TokenMask) 
     noisiest(&candidates, temperature, key)
 }
 
-/// Ids that may be drawn, by rising id.
-fn candidates(logits: &[f32], masked: &TokenMask) -> Vec<Candidate> {
-    let mut masked = masked.ids().iter().copied().peekable();
-    let mut kept = Vec::with_capacity(logits.len());
-    for (id, &logit) in (0..).zip(logits) {
-        while masked.next_if(|&mask| mask < id).is_some() {}
-        if masked.peek() != Some(&id) && logit > f32::NEG_INFINITY {
-            // Adding zero makes −0 the equal of 0, as comparing floats has it.
-            kept.push(Candidate { id, logit: logit + 0.0 });
+/// Ids that may be drawn, by rising id; only such as may be among the `wanted` best.
+fn candidates(logits: &[f32], masked: &TokenMask, wanted: usize) -> Vec<Candidate> {
+    let maxima = block_maxima(Cpu::best(), logits);
+    let bound = bound_of_best(&maxima, wanted.saturating_add(masked.ids().len()));
+    let mut kept = Vec::new();
+    for ((first, block), maximum) in blocks(logits).zip(&maxima) {
+        if *maximum < bound {
+            continue;
+        }
+        let masked = masked_in_block(masked, first);
+        for (id, &logit) in (first..).zip(block) {
+            if logit >= bound && logit > f32::NEG_INFINITY && !masked.contains(&id) {
+                // Adding zero makes −0 the equal of 0, as comparing floats has it.
+                kept.push(Candidate { id, logit: logit + 0.0 });
+            }
         }
     }
     kept
+}
+
+/// Blocks of logits, each with its first id.
+fn blocks(logits: &[f32]) -> impl Iterator<Item = (u32, &[f32])> {
+    (0..).step_by(LOGIT_BLOCK).zip(logits.chunks(LOGIT_BLOCK))
+}
+
+/// The masked ids of the block that begins with `first`: mostly none.
+fn masked_in_block(masked: &TokenMask, first: u32) -> &[u32] {
+    let ids = masked.ids();
+    let from = ids.partition_point(|id| *id < first);
+    let behind = |id: &u32| (*id - first) as usize >= LOGIT_BLOCK;
+    let to = from + ids[from..].partition_point(|id| !behind(id));
+    &ids[from..to]
+}
+
+/// What at least `count` logits reach: as many blocks have their highest there.
+fn bound_of_best(maxima: &[f32], count: usize) -> f32 {
+    if count == 0 || count > maxima.len() {
+        return f32::NEG_INFINITY;
+    }
+    let mut sorted = maxima.to_vec();
+    *sorted.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1
 }
 
 /// Keeps the `k` best, best first.
@@ -146,8 +171,8 @@ fn keep_top(candidates: &mut Vec<Candidate>, k: usize) {
 /// much is sorted as the set needs.
 fn keep_probable(candidates: &mut Vec<Candidate>, temperature: f64, p: f64) {
     let best = best_logit(candidates);
-    let weight = |c: &Candidate| ((f64::from(c.logit) - best) / temperature).exp();
-    let goal = p * ranked_sum(candidates, weight);
+    let weight = |c: &Candidate| ((f64::from(c.logit) - f64::from(best)) / temperature).exp();
+    let goal = p * sum_by_id(candidates, best, temperature);
     let mut sorted = 256;
     loop {
         let mut head = candidates.clone();
@@ -169,22 +194,22 @@ fn keep_probable(candidates: &mut Vec<Candidate>, temperature: f64, p: f64) {
     }
 }
 
-/// The sum in the order of ids, whatever order the candidates have come to.
-fn ranked_sum(candidates: &[Candidate], weight: impl Fn(&Candidate) -> f64) -> f64 {
+/// Σ weights in the order of ids, whatever order the candidates have come to.
+fn sum_by_id(candidates: &[Candidate], best: f32, temperature: f64) -> f64 {
     let mut by_id = candidates.to_vec();
     by_id.sort_unstable_by_key(|candidate| candidate.id);
-    by_id.iter().map(weight).sum()
+    let logits: Vec<f32> = by_id.iter().map(|candidate| candidate.logit).collect();
+    sums(&logits, best, narrow(temperature)).weights
 }
 
 /// Keeps candidates at least `min_p` times as likely as the best.
 fn keep_near_best(candidates: &mut Vec<Candidate>, temperature: f64, min_p: f64) {
-    let best = best_logit(candidates);
+    let best = f64::from(best_logit(candidates));
     candidates.retain(|c| ((f64::from(c.logit) - best) / temperature).exp() >= min_p);
 }
 
-fn best_logit(candidates: &[Candidate]) -> f64 {
-    let best = candidates.iter().map(|candidate| candidate.logit);
-    f64::from(best.fold(f32::NEG_INFINITY, f32::max))
+fn best_logit(candidates: &[Candidate]) -> f32 {
+    candidates.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// The argmax of logit / T + noise; ties to the lower id. Noise that cannot win is not computed.
@@ -207,23 +232,35 @@ fn noisiest(candidates: &[Candidate], temperature: f64, key: NoiseKey) -> Option
 
 fn most_likely(logits: &[f32], masked: &TokenMask) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
-    for (id, &logit) in (0..).zip(logits) {
-        let beats = best.is_none_or(|(_, top)| logit > top);
-        if beats && logit > f32::NEG_INFINITY && !masked.contains(id) {
-            best = Some((id, logit));
+    let maxima = block_maxima(Cpu::best(), logits);
+    for ((first, block), maximum) in blocks(logits).zip(&maxima) {
+        let top = best.map_or(f32::NEG_INFINITY, |(_, top)| top);
+        if *maximum <= top {
+            continue;
+        }
+        let masked = masked_in_block(masked, first);
+        for (id, &logit) in (first..).zip(block) {
+            let beats = best.is_none_or(|(_, top)| logit > top);
+            if beats && logit > f32::NEG_INFINITY && !masked.contains(&id) {
+                best = Some((id, logit));
+            }
         }
     }
     best.map(|(id, _)| id)
 }
 
-fn max_logit(logits: &[f32]) -> f64 {
-    f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+fn max_logit(logits: &[f32]) -> f32 {
+    block_maxima(Cpu::best(), logits).into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Instruction sets give the same bits, so that the best may be taken whatever the model runs on.
+fn sums(logits: &[f32], highest: f32, temperature: f32) -> SoftmaxSums {
+    softmax_sums(Cpu::best(), logits, highest, temperature)
 }
 
 fn log_normaliser(logits: &[f32]) -> f64 {
-    let max = max_logit(logits);
-    let numbers = logits.iter().filter(|logit| !logit.is_nan());
-    max + numbers.map(|logit| (f64::from(*logit) - max).exp()).sum::<f64>().ln()
+    let highest = max_logit(logits);
+    f64::from(highest) + sums(logits, highest, 1.0).weights.ln()
 }
 
 fn log_probability(logits: &[f32], id: u32) -> f32 {
@@ -327,6 +364,25 @@ mod tests {
                 let sampling = Sampling { top_p, ..Sampling::at_temperature(0.9) };
                 let ours = sample(&logits, &sampling, key(position), &none).unwrap().id;
                 assert_eq!(ours, naive(&logits, &sampling, key(position), &none));
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_of_many_are_found_whatever_is_masked() {
+        let value = |id: u32| f32::from(u16::try_from(id * 31 % 4001).unwrap() / 3);
+        let logits: Vec<f32> = (0..4001).map(value).collect();
+        let mut by_rank: Vec<u32> = (0..4001).collect();
+        by_rank.sort_by(|a, b| value(*b).total_cmp(&value(*a)).then(a.cmp(b)));
+        for masked in [0, 1, 20, 70] {
+            let mask = TokenMask::from_ids(by_rank[..masked].to_vec());
+            let rest = &by_rank[masked..];
+            assert_eq!(most_likely(&logits, &mask), rest.first().copied());
+            for k in [1, 5, 63, 64, 4000] {
+                let mut kept = candidates(&logits, &mask, k);
+                keep_top(&mut kept, k);
+                let ids: Vec<u32> = kept.iter().map(|candidate| candidate.id).collect();
+                assert_eq!(ids, rest[..k.min(rest.len())]);
             }
         }
     }
