@@ -7,6 +7,7 @@ mod allocations;
 mod bad_files;
 mod device;
 mod forward;
+mod random_mixes;
 mod raw_gguf;
 mod reference;
 mod tiny_file;
