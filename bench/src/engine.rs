@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::figures::{float, median, resident_bytes};
 use crate::peer::Peer;
+use crate::print;
 
 mod limits {
     /// Sequences that are decoded together.
@@ -43,7 +44,8 @@ pub(crate) struct Options {
     /// Tokens that each sequence holds before decoding starts.
     #[arg(long, default_value_t = 0)]
     context: usize,
-    /// A llama-bench to take turns with on the same file.
+    /// A llama-bench to take turns with on the same file; with several sequences, a
+    /// llama-batched-bench, which takes --context as the length of each prompt.
     #[arg(long)]
     peer: Option<PathBuf>,
     /// Runs of each side, whose medians are reported; at least 5 with a peer.
@@ -102,11 +104,6 @@ pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what this program is for")]
-fn print(text: &str) {
-    println!("{text}");
-}
-
 fn check(options: &Options) -> anyhow::Result<()> {
     let Options { prompt, generated, batch, pairs, peer, .. } = options;
     if *prompt == 0 || *generated == 0 || !(1..=limits::BATCH_MAX).contains(batch) {
@@ -116,8 +113,8 @@ fn check(options: &Options) -> anyhow::Result<()> {
     if !(least..=limits::PAIRS_MAX).contains(pairs) {
         bail!("--pairs must be from {least} to {}", limits::PAIRS_MAX);
     }
-    if peer.is_some() && *batch > 1 {
-        bail!("llama-bench decodes one sequence: leave out --batch or --peer");
+    if peer.is_some() && *batch > 1 && options.context == 0 {
+        bail!("llama-batched-bench decodes after a prompt: give --context");
     }
     Ok(())
 }
@@ -136,6 +133,7 @@ fn run(options: &Options) -> anyhow::Result<Report> {
         prompt: options.prompt,
         generated: options.generated,
         context: options.context,
+        batch: options.batch,
     });
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
@@ -309,6 +307,7 @@ mod tests {
             &["--peer", "x", "--pairs", "4"],
             &["--peer", "x", "--batch", "2"],
         ];
+        assert!(parse(&["--peer", "x", "--batch", "2", "--context", "9"]).is_ok());
         for refused in refused {
             assert!(parse(refused).is_err(), "{refused:?}");
         }

@@ -1,8 +1,9 @@
-//! System measurements: `relay-bench engine` measures a model's decode and prefill on this machine.
-//! Knows nothing of edge and cloud yet.
+//! System measurements: `relay-bench engine` measures a model's decode and prefill on this machine,
+//! `relay-bench kernels` what they are made of. Knows nothing of edge and cloud yet.
 
 mod engine;
 mod figures;
+mod kernels;
 mod peer;
 
 use clap::{Parser, Subcommand};
@@ -19,10 +20,18 @@ struct Command {
 enum What {
     /// How fast a model is prefilled and decoded, beside what memory allows.
     Engine(engine::Options),
+    /// How fast each kernel is, as a fraction of what memory or arithmetic allows.
+    Kernels(kernels::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Command::parse().what {
         What::Engine(options) => engine::measure(&options),
+        What::Kernels(options) => kernels::measure(&options),
     }
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what this program is for")]
+fn print(text: &str) {
+    println!("{text}");
 }

@@ -1,4 +1,5 @@
-//! llama.cpp's own measurement of the same file: runs llama-bench and reads its JSON.
+//! llama.cpp's own measurements of the same file: runs llama-bench or, for several sequences,
+//! llama-batched-bench, and reads their JSON.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +9,7 @@ use serde::Deserialize;
 
 use crate::engine::Speeds;
 
-/// A llama-bench and what it is asked to measure.
+/// A llama-bench, or a llama-batched-bench, and what it is asked to measure.
 pub(crate) struct Peer<'a> {
     pub(crate) program: &'a Path,
     pub(crate) model: &'a Path,
@@ -17,6 +18,8 @@ pub(crate) struct Peer<'a> {
     pub(crate) generated: usize,
     /// Tokens held before decoding starts.
     pub(crate) context: usize,
+    /// Sequences decoded together.
+    pub(crate) batch: usize,
 }
 
 /// One of its results; it has one for prefill and one for decode.
@@ -27,13 +30,46 @@ struct Measured {
     avg_ts: f64,
 }
 
+/// What llama-batched-bench says of all sequences together.
+#[derive(Debug, Deserialize)]
+struct Batched {
+    speed_pp: f64,
+    speed_tg: f64,
+}
+
 impl Peer<'_> {
     /// Measures prefill and decode once.
     pub(crate) fn run(&self) -> anyhow::Result<Speeds> {
-        let prefill = self.ask(&["-p", &self.prompt.to_string(), "-n", "0"])?;
+        if self.batch == 1 { self.one_sequence() } else { self.all_sequences() }
+    }
+
+    /// Its prefill is that of all sequences' contexts.
+    fn all_sequences(&self) -> anyhow::Result<Speeds> {
+        let (batch, context, generated) = (self.batch, self.context, self.generated);
+        let room = batch * (context + generated);
+        let number = |count: usize| count.to_string();
+        let said = self.ask(&[
+            "--output-format",
+            "jsonl",
+            "-c",
+            &number(room),
+            "-npp",
+            &number(context),
+            "-ntg",
+            &number(generated),
+            "-npl",
+            &number(batch),
+        ])?;
+        batched(&said)
+    }
+
+    fn one_sequence(&self) -> anyhow::Result<Speeds> {
+        let repeats = ["-r", "1", "-o", "json"];
+        let prefill =
+            self.ask(&[&repeats[..], &["-p", &self.prompt.to_string(), "-n", "0"]].concat())?;
         let context = self.context.to_string();
         let generated = self.generated.to_string();
-        let mut decode = vec!["-p", "0", "-n", &generated];
+        let mut decode = [&repeats[..], &["-p", "0", "-n", &generated]].concat();
         if self.context > 0 {
             decode.extend(["-d", &context]);
         }
@@ -48,7 +84,7 @@ impl Peer<'_> {
         let output = Command::new(self.program)
             .arg("-m")
             .arg(self.model)
-            .args(["-t", &threads, "-r", "1", "-o", "json"])
+            .args(["-t", &threads])
             .args(what)
             .output()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
@@ -67,6 +103,14 @@ fn speed(json: &str, is_wanted: impl Fn(&Measured) -> bool) -> anyhow::Result<f6
     Ok(wanted.context("llama-bench did not measure what was asked")?.avg_ts)
 }
 
+/// The one line among others that is an object.
+fn batched(said: &str) -> anyhow::Result<Speeds> {
+    let line = said.lines().find(|line| line.starts_with('{'));
+    let line = line.context("llama-batched-bench printed no result")?;
+    let Batched { speed_pp, speed_tg } = serde_json::from_str(line)?;
+    Ok(Speeds { prefill_tps: speed_pp, decode_tps: speed_tg })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +122,14 @@ mod tests {
         assert!((speed(json, |result| result.n_gen == 128).unwrap() - 99.0).abs() < 1e-9);
         assert!(speed(json, |result| result.n_gen == 7).is_err());
         assert!(speed("error", |_| true).is_err());
+    }
+
+    #[test]
+    fn speeds_of_a_batch_are_read() {
+        let said = "\nloading\n{\"pl\": 8, \"speed_pp\": 700.5, \"speed_tg\": 250.25, \"t\": 1}\n";
+        let speeds = batched(said).unwrap();
+        assert!((speeds.prefill_tps - 700.5).abs() < 1e-9);
+        assert!((speeds.decode_tps - 250.25).abs() < 1e-9);
+        assert!(batched("error").is_err());
     }
 }
