@@ -81,6 +81,9 @@ struct Flags {
     /// What it computes on: cpu, cuda, cuda:1 (a card's index) or metal.
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
+    /// Threads that compute on cpu; all physical cores unless given.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZero<usize>>,
     /// Address to listen on; port 0 takes any free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
@@ -309,7 +312,8 @@ mod tests {
     fn flags_are_sound_and_named_as_settings() {
         Program::command().debug_assert();
         let arguments =
-            "relay-cloud serve --insecure --model m --device metal --calls-max 3".split(' ');
+            "relay-cloud serve --insecure --model m --device metal --threads 2 --calls-max 3"
+                .split(' ');
         let Command::Serve(serve) = Program::parse_from(arguments).command else {
             panic!("serve was asked for");
         };
@@ -319,6 +323,7 @@ mod tests {
             insecure: true,
             model: Some("m".into()),
             device: DeviceChoice::Metal,
+            threads: NonZero::new(2),
             calls_max: 3,
             ..CloudSettings::default()
         };

@@ -1,5 +1,6 @@
 //! What may be said on the command line, and which settings it stands for. Starts nothing.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -97,6 +98,10 @@ pub(crate) struct Options {
     /// What it computes on: cpu, cuda, cuda:1 (a card's index) or metal. [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
+    /// Threads that compute on cpu: fewer leave cores, and a cooler machine, to others. [default: all
+    /// physical cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZero<usize>>,
     /// A cloud to call, https://name:port; give it again for further ones, best first.
     #[arg(long, value_name = "URL", help_heading = "Cloud")]
     cloud: Vec<String>,
@@ -167,6 +172,7 @@ pub(crate) struct Options {
 pub(crate) struct Overrides<'a> {
     model: Option<&'a PathBuf>,
     device: Option<DeviceChoice>,
+    threads: Option<NonZero<usize>>,
     clouds: Option<&'a [String]>,
     insecure: Option<bool>,
     tls: TlsOverrides<'a>,
@@ -231,6 +237,7 @@ impl Options {
         Overrides {
             model: self.model.as_ref(),
             device: self.device,
+            threads: self.threads,
             clouds: (!self.cloud.is_empty()).then_some(self.cloud.as_slice()),
             insecure: self.insecure.then_some(true),
             tls: TlsOverrides {
@@ -284,8 +291,8 @@ mod tests {
     #[test]
     fn every_flag_sets_its_key() {
         let set = settings(
-            "--model m.gguf --device cuda:1 --cloud https://a --cloud https://b --insecure --tls-certificate c \
-             --tls-key k --tls-authority a --call-budget-ms 5 --policy entropy \
+            "--model m.gguf --device cuda:1 --threads 3 --cloud https://a --cloud https://b --insecure \
+             --tls-certificate c --tls-key k --tls-authority a --call-budget-ms 5 --policy entropy \
              --entropy-threshold 1.5 --call-tokens 7 --probability 0.25 --period 9 --calls-max 3 \
              --on-cloud-end resume --max-tokens 99 --temperature 0.5 --top-k 4 --top-p 0.75 \
              --min-p 0.125 --thinking false --seed 18446744073709551615 --log debug",
@@ -293,6 +300,7 @@ mod tests {
         let mut expected = EdgeSettings {
             model: "m.gguf".into(),
             device: DeviceChoice::Cuda(1),
+            threads: NonZero::new(3),
             clouds: vec!["https://a".into(), "https://b".into()],
             insecure: true,
             tls: Some(relay_chassis::tls::TlsFiles {
