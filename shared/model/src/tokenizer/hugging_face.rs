@@ -6,121 +6,26 @@
 //!
 //! Format: the `tokenizers` crate's serialisation, <https://docs.rs/tokenizers>.
 
-use std::collections::{HashMap, HashSet};
+mod files;
+mod roles;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::byte_level::byte_token_text;
-use super::parts::{Roles, TokenizerParts, kind_of_added};
+use super::parts::{TokenizerParts, kind_of_added};
 use super::pre_tokenizer::{GPT2_PUBLISHED, LLAMA3_PUBLISHED, PreTokenizer, QWEN2_PUBLISHED};
 use super::{TokenKind, Tokenizer, limits};
 use crate::error::ModelError;
 use crate::regular_file::read_text_if_there;
+use files::{AddedEntry, BpeFile, BpeModel, MergeRule, TokenizerConfig, TokenizerFile};
 
 const DAMAGED: &str = "bring the model's folder again";
 const UNSUPPORTED: &str = "use a model with a byte-level BPE tokenizer, as Llama 3, Qwen2, Qwen3 \
                            and SmolLM2 have";
-
-/// `tokenizer.json`, without its model.
-#[derive(Debug, Deserialize)]
-struct TokenizerFile {
-    #[serde(default)]
-    added_tokens: Vec<AddedEntry>,
-    normalizer: Option<Value>,
-    pre_tokenizer: Option<Value>,
-    post_processor: Option<Value>,
-    decoder: Option<Value>,
-    model: ModelKind,
-}
-
-#[derive(Debug, Deserialize)]
-struct ModelKind {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct AddedEntry {
-    id: u32,
-    #[serde(flatten)]
-    token: AddedToken,
-}
-
-#[expect(clippy::struct_excessive_bools, reason = "the file's own keys")]
-#[derive(Debug, Clone, Deserialize)]
-struct AddedToken {
-    content: String,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
-    normalized: bool,
-    #[serde(default)]
-    special: bool,
-}
-
-/// The model of a `tokenizer.json`, parsed once its kind is known.
-#[derive(Debug, Deserialize)]
-struct BpeFile {
-    model: BpeModel,
-}
-
-#[derive(Debug, Deserialize)]
-struct BpeModel {
-    vocab: HashMap<String, u32>,
-    merges: Vec<MergeRule>,
-    dropout: Option<f64>,
-    unk_token: Option<String>,
-    continuing_subword_prefix: Option<String>,
-    end_of_word_suffix: Option<String>,
-    #[serde(default)]
-    byte_fallback: bool,
-    #[serde(default)]
-    ignore_merges: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum MergeRule {
-    Line(String),
-    Pair(String, String),
-}
-
-/// `tokenizer_config.json`, as far as tokens are concerned.
-#[derive(Debug, Default, Deserialize)]
-struct TokenizerConfig {
-    add_bos_token: Option<bool>,
-    bos_token: Option<TokenName>,
-    eos_token: Option<TokenName>,
-    #[serde(default)]
-    added_tokens_decoder: HashMap<u32, AddedToken>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum TokenName {
-    Text(String),
-    Token { content: String },
-}
-
-/// `config.json` or `generation_config.json`.
-#[derive(Debug, Default, Deserialize)]
-struct ModelConfig {
-    eos_token_id: Option<OneOrMany>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
-}
 
 impl Tokenizer {
     /// The tokenizer of a folder.
@@ -298,7 +203,8 @@ impl Folder<'_> {
                 Ok((pair.0.to_owned(), pair.1.to_owned()))
             }
         };
-        let merges: Result<_, _> = model.merges.into_iter().enumerate().map(split).collect();
+        let merges: Result<_, ModelError> =
+            model.merges.into_iter().enumerate().map(split).collect();
         Ok((tokens, merges?))
     }
 
@@ -317,101 +223,6 @@ impl Folder<'_> {
         }
         *place = (text, kind);
         Ok(())
-    }
-
-    fn read_roles(
-        &self,
-        tokens: &[(String, TokenKind)],
-        config: &TokenizerConfig,
-        post_processor: Option<&Value>,
-    ) -> Result<Roles, ModelError> {
-        let named = |name: &Option<TokenName>, key| match name {
-            None => Ok(None),
-            Some(TokenName::Text(text) | TokenName::Token { content: text }) => {
-                self.id_of(tokens, text, key).map(Some)
-            }
-        };
-        let prepended = self.read_prepended(post_processor, tokens.len())?;
-        let bos_id = named(&config.bos_token, "bos_token")?.or(prepended);
-        let eos_id = named(&config.eos_token, "eos_token")?;
-        let prepends_bos = config.add_bos_token.unwrap_or(prepended.is_some());
-        if prepends_bos && prepended.is_some_and(|id| Some(id) != bos_id) {
-            let what = "a post-processor that begins texts with another token than bos_token";
-            return Err(self.unsupported(what));
-        }
-        let mut end_ids = HashSet::new();
-        for name in ["generation_config.json", "config.json"] {
-            end_ids.extend(self.read_end_ids(name, tokens.len())?);
-        }
-        Ok(Roles { bos_id, prepends_bos, eos_id, end_ids })
-    }
-
-    fn id_of(
-        &self,
-        tokens: &[(String, TokenKind)],
-        text: &str,
-        key: &str,
-    ) -> Result<u32, ModelError> {
-        let mut ids = (0..).zip(tokens);
-        let found = ids.find(|(_, token)| token.0 == text && token.1 != TokenKind::Placeholder);
-        found.map(|(id, _)| id).ok_or_else(|| {
-            let what = format!("{key} is {text:?}, which tokenizer.json does not have");
-            self.bad("tokenizer_config.json", what, DAMAGED)
-        })
-    }
-
-    fn read_end_ids(&self, name: &'static str, tokens: usize) -> Result<Vec<u32>, ModelError> {
-        let config: ModelConfig = self.read_config(name)?;
-        let ids = match config.eos_token_id {
-            None => Vec::new(),
-            Some(OneOrMany::One(id)) => vec![id],
-            Some(OneOrMany::Many(ids)) => ids,
-        };
-        let past = ids.iter().find(|&&id| id as usize >= tokens);
-        past.map_or(Ok(()), |id| {
-            let what = format!("eos_token_id holds {id}, but tokenizer.json has {tokens} tokens");
-            Err(self.bad(name, what, DAMAGED))
-        })?;
-        Ok(ids)
-    }
-
-    /// The token that a post-processor puts in front of texts.
-    fn read_prepended(
-        &self,
-        post_processor: Option<&Value>,
-        tokens: usize,
-    ) -> Result<Option<u32>, ModelError> {
-        let mut prepended = None;
-        for step in steps_of(post_processor, "processors") {
-            match kind_of(step) {
-                "ByteLevel" => {}
-                "TemplateProcessing" if prepended.is_none() => {
-                    prepended = self.read_template(step, tokens)?;
-                }
-                kind => return Err(self.unsupported(&format!("the post-processor {kind}"))),
-            }
-        }
-        Ok(prepended)
-    }
-
-    fn read_template(&self, step: &Value, tokens: usize) -> Result<Option<u32>, ModelError> {
-        let single: &[Value] = step["single"].as_array().map_or(&[], Vec::as_slice);
-        let begins = match single {
-            [text] if text.get("Sequence").is_some() => return Ok(None),
-            [begin, text] if text.get("Sequence").is_some() => &begin["SpecialToken"]["id"],
-            _ => return Err(self.unsupported(&format!("the template {}", step["single"]))),
-        };
-        let ids = begins.as_str().map(|begin| &step["special_tokens"][begin]["ids"]);
-        let ids = ids.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let id = match ids {
-            [id] => id.as_u64().and_then(|id| u32::try_from(id).ok()),
-            _ => None,
-        };
-        let id = id.filter(|id| (*id as usize) < tokens);
-        id.map(Some).ok_or_else(|| {
-            let what = format!("its post-processor begins texts with {begins}, which has no id");
-            self.bad("tokenizer.json", what, DAMAGED)
-        })
     }
 
     /// A file that may be missing, and then says nothing.
