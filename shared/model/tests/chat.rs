@@ -64,17 +64,67 @@ fn check(name: &str, template: &ChatTemplate, expected: &Map<String, Value>) -> 
     expected.len()
 }
 
-#[test]
-fn own_templates_are_rendered_as_by_transformers() {
+/// Our own templates, and what transformers makes of the conversations with each.
+fn own_templates() -> Vec<(String, ChatTemplate, Map<String, Value>)> {
     let templates: Map<String, Value> =
         serde_json::from_str(include_str!("chat/templates.json")).unwrap();
-    let vectors: Map<String, Value> =
+    let mut vectors: Map<String, Value> =
         serde_json::from_str(include_str!("chat/vectors.json")).unwrap();
-    assert!(!templates.is_empty());
-    for (name, lines) in &templates {
+    assert_eq!(templates.len(), vectors.len());
+    let of_name = |(name, lines): (String, Value)| {
         let lines: Vec<&str> = lines.as_array().unwrap().iter().filter_map(Value::as_str).collect();
         let template = ChatTemplate::new(&lines.join("\n"), "<s>", "<|im_end|>").unwrap();
-        check(name, &template, vectors[name].as_object().unwrap());
+        let Some(Value::Object(expected)) = vectors.remove(&name) else { unreachable!() };
+        (name, template, expected)
+    };
+    templates.into_iter().map(of_name).collect()
+}
+
+#[test]
+fn own_templates_are_rendered_as_by_transformers() {
+    for (name, template, expected) in own_templates() {
+        check(&name, &template, &expected);
+    }
+}
+
+/// Turns of the long conversation, as `make_vectors.py` has them too.
+const TURNS: usize = 400;
+const WORDS: [&str; 13] = [
+    "relay", "the", "answer", "<", "é", "1 < 2", "\n", "  ", "日本", "👍🏽", "{{ x }}", "ends",
+    "</think>",
+];
+
+fn words(index: usize) -> String {
+    let chosen = (0..60).map(|at| WORDS[(index * 31 + at * at * 7 + at) % WORDS.len()]);
+    format!("{index}: {}", chosen.collect::<Vec<_>>().join(" "))
+}
+
+fn long_conversation(turns: usize) -> Vec<Message> {
+    let turn = |turn| {
+        [Message::new("user", words(2 * turn)), Message::new("assistant", words(2 * turn + 1))]
+    };
+    let mut messages = vec![Message::new("system", "Be brief.")];
+    messages.extend((0..turns).flat_map(turn));
+    messages.pop();
+    messages
+}
+
+/// FNV-1a of 64 bits.
+fn checksum(text: &str) -> String {
+    let step = |digest: u64, byte: u8| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+    format!("{:016x}", text.bytes().fold(0xCBF2_9CE4_8422_2325, step))
+}
+
+#[test]
+fn a_long_conversation_is_rendered_as_by_transformers() {
+    let options =
+        ChatOptions { now: Some(datetime!(2024-07-06 08:09:05)), ..ChatOptions::default() };
+    for (name, template, expected) in own_templates() {
+        let rendered = template.render(&long_conversation(TURNS), &options, true).unwrap();
+        assert_eq!(rendered.len() as u64, expected["long"]["bytes"], "{name}");
+        assert_eq!(checksum(&rendered), expected["long"]["checksum"], "{name}");
+        // Ten times as long, far beyond what a model attends to, is no reason to refuse it either.
+        template.render(&long_conversation(10 * TURNS), &options, true).unwrap();
     }
 }
 

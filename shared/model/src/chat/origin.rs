@@ -26,6 +26,7 @@ const TOOL_FILE: &str = "additional_chat_templates/tool_use.jinja";
 /// The JSON files that may hold a template, the first before the second.
 const JSON_FILES: [&str; 2] = ["chat_template.json", "tokenizer_config.json"];
 const JSON_KEY: &str = "chat_template";
+const BROKEN: &str = "bring the model again, or another one";
 /// Names of variants.
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
@@ -41,26 +42,28 @@ impl ChatTemplate {
     /// The template of a GGUF file, if there is one.
     ///
     /// # Errors
-    /// [`ModelError::Template`] if it cannot be compiled.
+    /// [`ModelError::BadFile`] if it cannot be compiled.
     pub(crate) fn from_gguf(
         file: &GgufFile,
         tokenizer: &Tokenizer,
     ) -> Result<Option<Self>, ModelError> {
         let text = |key: &str| file.text(key).map(str::to_owned);
         let tool_use = text(&format!("{GGUF_KEY}.{TOOL_USE}"));
-        Sources { default: text(GGUF_KEY), tool_use }.compile(tokenizer)
+        let compiled = Sources { default: text(GGUF_KEY), tool_use }.compile(tokenizer);
+        compiled.map_err(|error| naming(file.path(), error))
     }
 
     /// The template of a folder, if there is one.
     ///
     /// # Errors
-    /// [`ModelError::Io`] or [`ModelError::BadFile`] if a file that could hold it cannot be read,
-    /// [`ModelError::Template`] if it cannot be compiled.
+    /// [`ModelError::Io`] or [`ModelError::BadFile`] if a file that could hold it cannot be read, or
+    /// it cannot be compiled.
     pub(crate) fn from_folder(
         folder: &Path,
         tokenizer: &Tokenizer,
     ) -> Result<Option<Self>, ModelError> {
-        Sources::read(folder)?.compile(tokenizer)
+        let compiled = Sources::read(folder)?.compile(tokenizer);
+        compiled.map_err(|error| naming(folder, error))
     }
 }
 
@@ -99,6 +102,16 @@ impl Sources {
             Some(source) => template.with_tool_use(&source).map(Some),
             None => Ok(Some(template)),
         }
+    }
+}
+
+/// The fault of a template with the place that it comes from.
+fn naming(path: &Path, error: ModelError) -> ModelError {
+    match error {
+        ModelError::Template { what } => {
+            ModelError::bad_file(path, format!("its chat template: {what}"), BROKEN)
+        }
+        other => other,
     }
 }
 

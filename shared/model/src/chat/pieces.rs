@@ -2,7 +2,12 @@
 
 /// Stands for one answer: a text no template trims, splits or changes.
 pub(super) fn sentinel(index: usize, marker: char) -> String {
-    format!("{marker}answer{index}{marker}")
+    format!("{}{index}{marker}", sentinel_start(marker))
+}
+
+/// Two markers side by side stand nowhere else: each that escapes a text follows a character of it.
+fn sentinel_start(marker: char) -> String {
+    format!("{marker}{marker}answer")
 }
 
 /// The texts around the sentinels; `None` if each is not there once and in order.
@@ -14,16 +19,13 @@ pub(super) fn split_at_sentinels(
     let mut pieces = Vec::with_capacity(answers + 1);
     let mut rest = rendered;
     for index in 0..answers {
-        let sentinel = sentinel(index, marker);
-        let (before, after) = rest.split_once(&sentinel)?;
-        if rendered.matches(&sentinel).nth(1).is_some() {
-            return None;
-        }
+        let (before, after) = rest.split_once(&sentinel(index, marker))?;
         pieces.push(before.to_owned());
         rest = after;
     }
     pieces.push(rest.to_owned());
-    Some(pieces)
+    let found = rendered.matches(&sentinel_start(marker)).count();
+    (found == answers).then_some(pieces)
 }
 
 /// What a template made of the answers that stand between `pieces` in `rendered`: the answer

@@ -190,6 +190,23 @@ fn an_answer_that_the_template_changes_comes_as_the_template_has_it() {
     }
 }
 
+/// Each turn renders all that was said.
+#[test]
+fn the_answers_of_a_long_conversation_are_found() {
+    let tokenizer = tokenizer();
+    let answer = |turn: usize| format!("{turn}: {}", "an <|im_end|> answer ".repeat(20));
+    let turn = |turn: usize| {
+        let question = format!("<{turn}> {}", "what < is it ".repeat(20));
+        [Message::new("user", question), Message::new("assistant", answer(turn))]
+    };
+    let mut messages: Vec<Message> = (0..400).flat_map(turn).collect();
+    messages.push(Message::new("user", "and now?"));
+    let options = ChatOptions::default();
+    let chat = thinker().render_pieces(&tokenizer, &messages, &options).unwrap();
+    assert_eq!(texts(&chat.answers), (0..400).map(answer).collect::<Vec<_>>());
+    assert_eq!(joined(&chat), thinker().render(&messages, &options, true).unwrap());
+}
+
 #[test]
 fn a_conversation_whose_answers_cannot_be_found_is_one_piece() {
     for source in [

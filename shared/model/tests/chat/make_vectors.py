@@ -8,7 +8,8 @@ Run by hand, in an environment with transformers and jinja2; CI installs neither
     make_vectors.py --folder F --out O   renders the conversations with the template of a model's
                                          folder F (its tokenizer_config.json) and writes O
 
-A rendering is a text, or null where the template refuses the conversation.
+A rendering is a text, or null where the template refuses the conversation. Of a long conversation,
+which follows a rule that tests/chat.rs has too, only the length and a checksum are kept.
 """
 
 import argparse
@@ -23,6 +24,31 @@ from transformers.utils import chat_template_utils
 HERE = pathlib.Path(__file__).resolve().parent
 # What `strftime_now` tells; tests/chat.rs gives the same.
 NOW = datetime.datetime(2024, 7, 6, 8, 9, 5)
+
+
+TURNS = 400
+WORDS = ["relay", "the", "answer", "<", "é", "1 < 2", "\n", "  ", "日本", "👍🏽", "{{ x }}", "ends", "</think>"]
+
+
+def words(index):
+    chosen = [WORDS[(index * 31 + at * at * 7 + at) % len(WORDS)] for at in range(60)]
+    return f"{index}: " + " ".join(chosen)
+
+
+def long_conversation():
+    messages = [{"role": "system", "content": "Be brief."}]
+    for turn in range(TURNS):
+        messages.append({"role": "user", "content": words(2 * turn)})
+        messages.append({"role": "assistant", "content": words(2 * turn + 1)})
+    return {"messages": messages[:-1]}
+
+
+def checksum(text):
+    """FNV-1a of 64 bits."""
+    digest = 0xCBF29CE484222325
+    for byte in text.encode():
+        digest = (digest ^ byte) * 0x100000001B3 % 2**64
+    return {"bytes": len(text.encode()), "checksum": f"{digest:016x}"}
 
 
 class FixedClock(datetime.datetime):
@@ -88,7 +114,10 @@ def main():
         vectors = {}
         for name, lines in templates.items():
             print(name)
-            vectors[name] = render_all("\n".join(lines), "<s>", "<|im_end|>", conversations)
+            template = "\n".join(lines)
+            vectors[name] = render_all(template, "<s>", "<|im_end|>", conversations)
+            long = render(tokenizer_with("<s>", "<|im_end|>"), template, long_conversation())
+            vectors[name]["long"] = checksum(long)
     text = json.dumps(vectors, ensure_ascii=False, indent=1)
     arguments.out.write_text(text + "\n", encoding="utf-8")
 
