@@ -11,7 +11,7 @@ use relay::command;
 use relay::ids::{Fingerprint, ModelId};
 use relay_chassis::telemetry::LogFormat;
 use relay_chassis::tls::TlsFiles;
-use relay_model::{DeviceChoice, DevicePrecision, KvPrecision, LoadedModel, ModelError};
+use relay_model::{DeviceChoice, DevicePrecision, KvPrecision, LoadedModel};
 use relay_proto::size::message_bytes_max;
 use serde::{Deserialize, Serialize};
 
@@ -161,12 +161,7 @@ impl CloudSettings {
     }
 
     fn check_device(&self) -> Result<(), SettingError> {
-        match self.device.check_build() {
-            Err(ModelError::Device { what, advice, .. }) => {
-                wrong("device", format!("{}: {what}; {advice}", self.device))
-            }
-            _ => Ok(()),
-        }
+        self.device.check_build().or_else(|fault| wrong("device", fault.to_string()))
     }
 
     fn check_ranges(&self) -> Result<(), SettingError> {

@@ -13,7 +13,7 @@ use relay::machine::OnCloudEnd;
 use relay::policy::Policy;
 use relay_chassis::telemetry::LogFormat;
 use relay_chassis::tls::TlsFiles;
-use relay_model::{DeviceChoice, DevicePrecision, KvPrecision, ModelError};
+use relay_model::{DeviceChoice, DeviceFault, DevicePrecision, KvPrecision};
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::BreakerLimits;
@@ -339,12 +339,10 @@ impl EdgeSettings {
     }
 
     fn check_device(&self) -> Result<(), ConfigError> {
-        match self.device.check_build() {
-            Err(ModelError::Device { what, advice, .. }) => {
-                refuse("device", format!("{}: {what}", self.device), advice)
-            }
-            _ => Ok(()),
-        }
+        let checked = self.device.check_build();
+        checked.or_else(|DeviceFault { device, what, advice }| {
+            refuse("device", format!("{device}: {what}"), advice)
+        })
     }
 
     fn check_policy(&self) -> Result<(), ConfigError> {

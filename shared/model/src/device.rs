@@ -5,16 +5,16 @@
 //! that lies on a device; nowhere else.
 
 mod attention;
+mod reader;
 mod rotary;
 mod transformer;
 
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, DeviceLocation};
 use serde::{Deserialize, Serialize};
 
-use crate::error::ModelError;
 pub(crate) use transformer::DeviceTransformer;
 
 /// What a model computes on.
@@ -37,8 +37,8 @@ impl DeviceChoice {
     /// Refuses what this build has no code for.
     ///
     /// # Errors
-    /// [`ModelError::Device`], which names the feature to build with.
-    pub fn check_build(self) -> Result<(), ModelError> {
+    /// A fault that names the feature to build with.
+    pub fn check_build(self) -> Result<(), DeviceFault> {
         let (is_built_in, advice) = match self {
             Self::Cpu | Self::CandleCpu => (true, ""),
             Self::Cuda(_) => (
@@ -59,8 +59,8 @@ impl DeviceChoice {
     /// Candle's device; `None` where our own kernels compute.
     ///
     /// # Errors
-    /// [`ModelError::Device`] if the build has no code for it or the machine does not have it.
-    fn open(self) -> Result<Option<Device>, ModelError> {
+    /// A fault if the build has no code for it or the machine does not have it.
+    fn open(self) -> Result<Option<Device>, DeviceFault> {
         self.check_build()?;
         let opened = match self {
             Self::Cpu => return Ok(None),
@@ -83,8 +83,30 @@ impl DeviceChoice {
         }
     }
 
-    fn refusal(self, what: String, advice: &'static str) -> ModelError {
-        ModelError::Device { device: self.to_string(), what, advice }
+    fn refusal(self, what: String, advice: &'static str) -> DeviceFault {
+        DeviceFault { device: self, what, advice }
+    }
+}
+
+/// A device that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("device {device}: {what}; {advice}")]
+pub struct DeviceFault {
+    /// Which.
+    pub device: DeviceChoice,
+    /// What is wrong with it.
+    pub what: String,
+    /// What to do about it.
+    pub advice: &'static str,
+}
+
+impl From<DeviceLocation> for DeviceChoice {
+    fn from(location: DeviceLocation) -> Self {
+        match location {
+            DeviceLocation::Cpu => Self::CandleCpu,
+            DeviceLocation::Cuda { gpu_id } => Self::Cuda(gpu_id),
+            DeviceLocation::Metal { .. } => Self::Metal,
+        }
     }
 }
 
@@ -165,7 +187,7 @@ impl DevicePlace {
     pub(crate) fn open(
         choice: DeviceChoice,
         precision: DevicePrecision,
-    ) -> Result<Option<Self>, ModelError> {
+    ) -> Result<Option<Self>, DeviceFault> {
         let dtype = match precision {
             DevicePrecision::F32 => DType::F32,
             DevicePrecision::F16 => DType::F16,

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::device::DeviceFault;
+
 mod limits {
     /// Characters of what an error says about a file.
     pub(super) const WORDS_CHARACTERS_MAX: usize = 400;
@@ -69,15 +71,8 @@ pub enum ModelError {
         row: usize,
     },
     /// The device asked for cannot be used.
-    #[error("device {device}: {what}; {advice}")]
-    Device {
-        /// Which.
-        device: String,
-        /// What is wrong with it.
-        what: String,
-        /// What to do about it.
-        advice: &'static str,
-    },
+    #[error(transparent)]
+    Device(#[from] DeviceFault),
     /// A chat template that cannot be used.
     #[error("chat template: {what}; use a raw prompt or another model file")]
     Template {

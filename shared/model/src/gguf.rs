@@ -78,29 +78,18 @@ impl GgufFile {
         self.tensors.get(name)
     }
 
-    /// A tensor's values. `shape` is what the architecture demands.
-    pub(crate) fn read_vector(
-        &self,
-        name: &str,
-        shape: [usize; 1],
-    ) -> Result<Vec<f32>, ModelError> {
-        Ok(self.view(name, &shape)?.values())
-    }
-
-    /// A tensor as a matrix, left where it lies. `shape` is `[outputs, inputs]`, as the
-    /// architecture demands.
-    pub(crate) fn read_matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, ModelError> {
-        self.view(name, &shape)
-    }
-
-    fn view(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
+    /// A tensor of the shape that the architecture demands, left where it lies.
+    ///
+    /// # Errors
+    /// [`ModelError::BadFile`] if it is missing or of another shape.
+    pub(crate) fn view(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
         let Some(entry) = self.tensors.get(name) else {
             return Err(self.bad(format!("tensor {name} is missing"), "use a complete file"));
         };
         let Some(bytes) = FileBytes::new(&self.file, entry.range.clone()) else {
             return Err(self.bad(format!("tensor {name} lies outside the file"), DAMAGED));
         };
-        let matrix = Matrix::checked(entry.format, bytes, &entry.shape, shape);
+        let matrix = Matrix::of_shape(entry.format, bytes, &entry.shape, shape);
         matrix.map_err(|what| self.bad(format!("tensor {name} {what}"), DAMAGED))
     }
 

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::ModelError;
 use crate::json_file::JsonFile;
+use crate::regular_file::if_there;
 use crate::safetensors::{SafetensorsFile, StoredTensor};
 
 mod limits {
@@ -81,9 +82,8 @@ impl ModelFolder {
 
 /// The one file if it is there, else those that the index names.
 fn open_shards(folder: &Path) -> Result<Vec<SafetensorsFile>, ModelError> {
-    let single = folder.join(WEIGHTS);
-    if single.exists() {
-        return Ok(vec![SafetensorsFile::open(&single)?]);
+    if let Some(single) = if_there(SafetensorsFile::open(&folder.join(WEIGHTS)))? {
+        return Ok(vec![single]);
     }
     let Some(index) = JsonFile::read_if_there(&folder.join(INDEX))? else {
         let what = format!("there is neither {WEIGHTS} nor {INDEX} in this folder");
@@ -95,12 +95,11 @@ fn open_shards(folder: &Path) -> Result<Vec<SafetensorsFile>, ModelError> {
     let names = shard_names(&map)?;
     let mut shards = HashMap::new();
     for name in names {
-        let path = folder.join(name);
-        if !path.exists() {
+        let shard = if_there(SafetensorsFile::open(&folder.join(name)))?.ok_or_else(|| {
             let what = format!("{name} is missing, which holds a part of the weights");
-            return Err(index.bad(what, INCOMPLETE));
-        }
-        shards.insert(name, SafetensorsFile::open(&path)?);
+            index.bad(what, INCOMPLETE)
+        })?;
+        shards.insert(name, shard);
     }
     for (tensor, name) in map.entries() {
         let shard = name.as_str().and_then(|name| shards.get(name));

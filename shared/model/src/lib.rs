@@ -8,7 +8,7 @@
 //! | You want to | Look in |
 //! |---|---|
 //! | run a model | `language_model`, `kv_cache` |
-//! | bring one from a file | `load`, `config`, `tensors`, `transformer` |
+//! | bring one from a file | `load`, `config`, `tensors`, `architecture`, `transformer` |
 //! | read a file form | `gguf`, `hugging_face`, `safetensors`, `json_file` |
 //! | keep its weights | `mapped_file`, `weights` |
 //! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
@@ -18,6 +18,7 @@
 //!
 //! This crate knows nothing of a network, of an edge or of a cloud.
 
+mod architecture;
 mod banned_text;
 mod chat;
 mod config;
@@ -50,7 +51,7 @@ pub mod scripted;
 pub use banned_text::{BannedText, TokenMask};
 pub use chat::{ChatOptions, ChatTemplate, ChatText, Json, Message, RenderedChat};
 pub use detokenizer::Detokenizer;
-pub use device::{DeviceChoice, DevicePrecision, NoSuchDevice};
+pub use device::{DeviceChoice, DeviceFault, DevicePrecision, NoSuchDevice};
 pub use error::ModelError;
 pub use kv_cache::{KvCache, KvPrecision, KvShape, PAGE_TOKENS};
 pub use language_model::{LanguageModel, Logits, LogitsWanted, ModelShape, Row};

@@ -1,10 +1,12 @@
 //! A model from a file: weights, tokenizer, chat template and identity together.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
 use relay_kernels::{Cpu, Pool, physical_cores};
 
+use crate::architecture::check_headers;
 use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
 use crate::device::{DeviceChoice, DevicePlace, DevicePrecision, DeviceTransformer};
@@ -14,7 +16,7 @@ use crate::hugging_face::ModelFolder;
 use crate::kv_cache::KvPrecision;
 use crate::language_model::LanguageModel;
 use crate::model_card::{CardParts, ModelCard};
-use crate::tensors::{TensorSource, refuse_unknown_tensors};
+use crate::tensors::{TensorRole, TensorSource};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
 
@@ -92,8 +94,8 @@ impl ModelIdentity {
 /// [`ModelError::Device`] if the device is not there or the weights do not fit on it;
 /// [`ModelError::Cpu`] if the environment forces an instruction set that is not here.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
-    let place = DevicePlace::open(options.device, options.device_precision)?;
     let Opened { source, config, tokenizer, chat_template, name, .. } = open(path)?;
+    let place = DevicePlace::open(options.device, options.device_precision)?;
     let model: Box<dyn LanguageModel> = match place {
         None => {
             let cpu = Cpu::from_environment().map_err(ModelError::Cpu)?;
@@ -108,14 +110,14 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelErro
     Ok(LoadedModel { model, tokenizer, chat_template, identity })
 }
 
-/// Says what a model is, without reading its weights. The fingerprint leaves out
+/// Says what a model is from its headers: the numbers in its weights are not read. The fingerprint leaves out
 /// [`LoadOptions::plain_texts`].
 ///
 /// # Errors
 /// As [`load`], but for damage inside of the weights.
 pub fn inspect(path: &Path, options: &LoadOptions) -> Result<ModelCard, ModelError> {
     let opened = open(path)?;
-    refuse_unknown_tensors(&*opened.source, &opened.config)?;
+    check_headers(&*opened.source, &opened.config)?;
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
     let parts = CardParts {
         name: opened.name,
@@ -132,7 +134,15 @@ pub fn inspect(path: &Path, options: &LoadOptions) -> Result<ModelCard, ModelErr
 }
 
 fn open(path: &Path) -> Result<Opened, ModelError> {
-    if path.is_dir() { open_folder(path) } else { open_file(path) }
+    let opened = if path.is_dir() { open_folder(path) } else { open_file(path) }?;
+    let (tokens, rows) = (opened.tokenizer.vocabulary_tokens(), opened.config.vocabulary_tokens);
+    // Embeddings often have more rows than there are tokens, never fewer.
+    if tokens > rows {
+        let name = opened.source.naming().name(TensorRole::Embedding);
+        let what = format!("the tokenizer has {tokens} tokens, but tensor {name} {rows} rows");
+        return Err(opened.source.bad(what, "bring the tokenizer that belongs to these weights"));
+    }
+    Ok(opened)
 }
 
 /// What both file forms bring, weights not read yet.
@@ -151,43 +161,28 @@ fn open_file(path: &Path) -> Result<Opened, ModelError> {
         return Err(ModelError::bad_file(path, what, "give the path of the folder"));
     }
     let file = GgufFile::open(path)?;
+    let config = ModelConfig::from_gguf(&file)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
-    let config = ModelConfig::from_gguf(&file, embedding_rows(&file, &tokenizer)?)?;
     let chat_template = ChatTemplate::from_gguf(&file, &tokenizer)?;
     let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = file.text("general.name").map_or_else(stem, str::to_owned);
     Ok(Opened { form: "gguf", source: Box::new(file), config, tokenizer, chat_template, name })
 }
 
-/// Embeddings often have more rows than there are tokens, never fewer.
-fn embedding_rows(file: &GgufFile, tokenizer: &Tokenizer) -> Result<usize, ModelError> {
-    let tokens = tokenizer.vocabulary_tokens();
-    let shape = file.tensor("token_embd.weight").map(|entry| entry.shape.as_slice());
-    let rows = shape.and_then(<[usize]>::first).copied().unwrap_or(tokens);
-    if rows < tokens {
-        let what = format!(
-            "tensor token_embd.weight is {:?}: too few rows for {tokens} tokens \
-             (tokenizer.ggml.tokens)",
-            shape.unwrap_or_default()
-        );
-        return Err(file.bad(what, "use a file whose tokenizer is the model's own"));
-    }
-    Ok(rows)
-}
-
 fn open_folder(path: &Path) -> Result<Opened, ModelError> {
     let folder = ModelFolder::open(path)?;
     let config = ModelConfig::from_hugging_face(folder.config())?;
     let tokenizer = Tokenizer::from_folder(path)?;
-    let (tokens, rows) = (tokenizer.vocabulary_tokens(), config.vocabulary_tokens);
-    if tokens > rows {
-        let what = format!("the tokenizer has {tokens} tokens, but the embedding {rows} rows");
-        return Err(folder.bad(what, "bring the tokenizer that belongs to these weights"));
-    }
     let chat_template = ChatTemplate::from_folder(path, &tokenizer)?;
-    let name = std::path::absolute(path).unwrap_or_default();
-    let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = folder_name(path);
     Ok(Opened { form: "folder", source: Box::new(folder), config, tokenizer, chat_template, name })
+}
+
+/// As it was written; `.` and `..` have the name of the folder that they lead to.
+fn folder_name(path: &Path) -> String {
+    let real = || path.canonicalize().ok()?.file_name().map(OsStr::to_owned);
+    let name = path.file_name().map(OsStr::to_owned).or_else(real);
+    name.as_deref().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 fn is_part_of_a_folder(path: &Path) -> bool {

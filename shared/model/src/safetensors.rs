@@ -91,14 +91,13 @@ impl SafetensorsFile {
     /// A tensor of the shape that the architecture demands, left where it lies.
     ///
     /// # Errors
-    /// [`ModelError::BadFile`] if it is missing, of another shape, or holds what is not a finite
-    /// number.
+    /// [`ModelError::BadFile`] if it is missing or of another shape.
     pub(crate) fn view(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
         let Some(tensor) = self.tensor(name) else {
             return Err(self.bad(format!("tensor {name} is missing"), "use a complete file"));
         };
         let bytes = tensor.bytes.clone();
-        let matrix = Matrix::checked(tensor.format, bytes, &tensor.shape, shape);
+        let matrix = Matrix::of_shape(tensor.format, bytes, &tensor.shape, shape);
         matrix.map_err(|what| self.bad(format!("tensor {name} {what}"), DAMAGED))
     }
 

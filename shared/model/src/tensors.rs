@@ -19,6 +19,7 @@ mod limits {
     pub(super) const SAMPLE_BYTES: usize = 64;
 }
 
+const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
 const UNKNOWN: &str = "use a plain model of the Llama, Qwen2 or Qwen3 family";
 
 /// What a tensor is for.
@@ -142,14 +143,29 @@ pub(crate) trait TensorSource {
     /// Whether there is a tensor with this role.
     fn has(&self, role: TensorRole) -> bool;
 
-    /// A matrix of the shape `[outputs, inputs]` that the architecture demands.
+    /// The tensor of this role, of the shape that the architecture demands, left where it lies.
     ///
     /// # Errors
-    /// [`ModelError`] if it is missing, of another shape, or holds what is not a finite number.
-    fn matrix(&self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError>;
+    /// [`ModelError`] if it is missing or of another shape.
+    fn stored(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError>;
+
+    /// The same, its numbers looked through.
+    ///
+    /// # Errors
+    /// As [`TensorSource::stored`], and if it holds what is not a finite number.
+    fn matrix(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
+        let matrix = self.stored(role, shape)?;
+        if matrix.is_finite() {
+            return Ok(matrix);
+        }
+        let name = self.naming().name(role);
+        Err(self.bad_tensor(role, format!("tensor {name} holds values that are not numbers")))
+    }
 
     /// A vector as values, with the same errors.
-    fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError>;
+    fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
+        Ok(self.matrix(role, &[len])?.values())
+    }
 
     /// All tensors as they are stored, in no particular order.
     fn views(&self) -> Vec<TensorView<'_>>;
@@ -159,8 +175,13 @@ pub(crate) trait TensorSource {
         identity_hash(self.views())
     }
 
-    /// An error that names the file.
+    /// An error that names the model's file or folder.
     fn bad(&self, what: String, advice: &'static str) -> ModelError;
+
+    /// The same for a damaged tensor: names the file that holds it.
+    fn bad_tensor(&self, _role: TensorRole, what: String) -> ModelError {
+        self.bad(what, DAMAGED)
+    }
 }
 
 /// A tensor as it is stored.

@@ -10,12 +10,13 @@ use relay_kernels::{
     multiply, paged_attention, rms_norm, rotate_halves, rotate_interleaved, swiglu,
 };
 
+use crate::architecture::{self, TensorReader};
 use crate::config::{ModelConfig, RotaryLayout, rotary_angles};
 use crate::error::ModelError;
 use crate::kv_cache::{KvCache, KvPrecision, MemoryPages, PagesInMemory};
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
 use crate::slab::{self, Stretch, cut_into_slabs};
-use crate::tensors::{LayerPart, TensorRole, TensorSource, refuse_unknown_tensors};
+use crate::tensors::{TensorRole, TensorSource};
 use crate::weights::Matrix;
 
 mod limits {
@@ -23,18 +24,9 @@ mod limits {
     pub(super) const SLAB_TOKENS: usize = 128;
 }
 
-/// A matrix `[outputs, inputs]` and what is added to its outputs.
-#[derive(Debug)]
-struct Linear {
-    weights: PackedMatrix,
-    bias: Option<Vec<f32>>,
-}
-
-impl Linear {
-    fn bytes(&self) -> usize {
-        self.weights.bytes() + self.bias.as_deref().map_or(0, size_of_val)
-    }
-}
+type Linear = architecture::Linear<PackedMatrix, Vec<f32>>;
+type Layer = architecture::Layer<PackedMatrix, Vec<f32>>;
+type ModelWeights = architecture::ModelWeights<Matrix, PackedMatrix, Vec<f32>>;
 
 /// Outputs `[tokens, outputs]` of the same inputs `[tokens, inputs]` through each of `linears`.
 fn apply<const N: usize>(pool: &Pool, inputs: &[f32], linears: [&Linear; N]) -> [Vec<f32>; N] {
@@ -65,96 +57,39 @@ fn products<const N: usize>(
     outs
 }
 
-/// Queries or keys: a projection, and the norm of each head where the family has one.
-#[derive(Debug)]
-struct HeadProjection {
-    linear: Linear,
-    /// `[head_width]`.
-    norm: Option<Vec<f32>>,
-}
-
-/// One layer's weights.
-#[derive(Debug)]
-struct Layer {
-    attention_norm: Vec<f32>,
-    query: HeadProjection,
-    key: HeadProjection,
-    value: Linear,
-    attention_output: Linear,
-    feed_forward_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-/// Reads one layer's tensors.
-struct LayerReader<'a> {
+/// Packs matrices for the kernels, and counts the bytes of all that is brought. A table stays in the
+/// mapped file.
+struct Packer<'a> {
     source: &'a dyn TensorSource,
-    config: &'a ModelConfig,
     pool: &'a Pool,
-    index: usize,
+    bytes: usize,
 }
 
-impl LayerReader<'_> {
-    fn read(&self) -> Result<Layer, ModelError> {
-        use LayerPart as Part;
-        let ModelConfig { width, feed_forward_width, .. } = *self.config;
-        let (query, kv) = (self.config.query_width(), self.config.kv_width());
-        Ok(Layer {
-            attention_norm: self.vector(Part::AttentionNorm, width)?,
-            query: self.heads(Part::Query, Part::QueryBias, Part::QueryNorm, query)?,
-            key: self.heads(Part::Key, Part::KeyBias, Part::KeyNorm, kv)?,
-            value: self.biased(Part::Value, Part::ValueBias, [kv, width])?,
-            attention_output: self.linear(Part::AttentionOutput, [width, query])?,
-            feed_forward_norm: self.vector(Part::FeedForwardNorm, width)?,
-            gate: self.linear(Part::Gate, [feed_forward_width, width])?,
-            up: self.linear(Part::Up, [feed_forward_width, width])?,
-            down: self.linear(Part::Down, [width, feed_forward_width])?,
-        })
+impl TensorReader for Packer<'_> {
+    type Table = Matrix;
+    type Matrix = PackedMatrix;
+    type Vector = Vec<f32>;
+
+    fn source(&self) -> &dyn TensorSource {
+        self.source
     }
 
-    fn heads(
-        &self,
-        weight: LayerPart,
-        bias: LayerPart,
-        norm: LayerPart,
-        outputs: usize,
-    ) -> Result<HeadProjection, ModelError> {
-        let linear = self.biased(weight, bias, [outputs, self.config.width])?;
-        let norm = || self.vector(norm, self.config.attention.head_width);
-        let norm = self.config.has_qk_norm().then(norm).transpose()?;
-        Ok(HeadProjection { linear, norm })
+    fn table(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
+        let table = self.source.matrix(role, &shape)?;
+        self.bytes += table.bytes();
+        Ok(table)
     }
 
-    fn biased(
-        &self,
-        weight: LayerPart,
-        bias: LayerPart,
-        shape: [usize; 2],
-    ) -> Result<Linear, ModelError> {
-        let bias = || self.vector(bias, shape[0]);
-        let bias = self.config.has_qkv_bias().then(bias).transpose()?;
-        Ok(Linear { bias, ..self.linear(weight, shape)? })
+    fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<PackedMatrix, ModelError> {
+        let packed = self.source.matrix(role, &shape)?.pack(self.pool, shape[1]);
+        self.bytes += packed.bytes();
+        Ok(packed)
     }
 
-    fn linear(&self, part: LayerPart, shape: [usize; 2]) -> Result<Linear, ModelError> {
-        let matrix = self.source.matrix(TensorRole::OfLayer(self.index, part), shape)?;
-        Ok(Linear { weights: matrix.pack(self.pool, shape[1]), bias: None })
-    }
-
-    fn vector(&self, part: LayerPart, len: usize) -> Result<Vec<f32>, ModelError> {
-        self.source.vector(TensorRole::OfLayer(self.index, part), len)
-    }
-}
-
-impl Layer {
-    fn bytes(&self) -> usize {
-        let Self { query, key, value, attention_output, gate, up, down, .. } = self;
-        let linears = [&query.linear, &key.linear, value, attention_output, gate, up, down];
-        let head_norms = [&query.norm, &key.norm].into_iter().flatten();
-        let norms = head_norms.chain([&self.attention_norm, &self.feed_forward_norm]);
-        linears.map(Linear::bytes).iter().sum::<usize>()
-            + norms.map(|norm| size_of_val(norm.as_slice())).sum::<usize>()
+    fn vector(&mut self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
+        let vector = self.source.vector(role, len)?;
+        self.bytes += size_of_val(vector.as_slice());
+        Ok(vector)
     }
 }
 
@@ -165,11 +100,8 @@ pub(crate) struct Transformer {
     kv_precision: KvPrecision,
     /// Radians from one position to the next, of each rotary pair.
     frequencies: Vec<f64>,
-    /// `None` where the output layer serves both ways.
-    embedding: Option<Matrix>,
-    layers: Vec<Layer>,
-    output_norm: Vec<f32>,
-    output: PackedMatrix,
+    weights: ModelWeights,
+    weight_bytes: usize,
     pool: Pool,
 }
 
@@ -184,34 +116,18 @@ impl Transformer {
         kv_precision: KvPrecision,
         pool: Pool,
     ) -> Result<Self, ModelError> {
-        refuse_unknown_tensors(source, &config)?;
-        let table = [config.vocabulary_tokens, config.width];
-        let embedding = source.matrix(TensorRole::Embedding, table)?;
-        let output = || source.matrix(TensorRole::Output, table);
-        let output = (!config.is_tied).then(output).transpose()?;
-        let (embedding, output) = match output {
-            Some(output) => (Some(embedding), output),
-            None => (None, embedding),
-        };
-        let output = output.pack(&pool, config.width);
-        let output_norm = source.vector(TensorRole::OutputNorm, config.width)?;
-        let layer = |index| LayerReader { source, config: &config, pool: &pool, index }.read();
-        let layers = (0..config.layers).map(layer).collect::<Result<_, _>>()?;
+        let mut packer = Packer { source, pool: &pool, bytes: 0 };
+        let weights = ModelWeights::read(&mut packer, &config)?;
+        let weight_bytes = packer.bytes;
         let frequencies = config.rotary.frequencies();
-        Ok(Self { config, kv_precision, frequencies, embedding, layers, output_norm, output, pool })
-    }
-
-    fn weight_bytes(&self) -> usize {
-        let layers: usize = self.layers.iter().map(Layer::bytes).sum();
-        let embedding = self.embedding.as_ref().map_or(0, Matrix::bytes);
-        embedding + layers + size_of_val(&*self.output_norm) + self.output.bytes()
+        Ok(Self { config, kv_precision, frequencies, weights, weight_bytes, pool })
     }
 
     /// Hidden states `[tokens, width]` of a slab, its keys and values written to the caches.
     fn run_slab(&self, slab: &[Stretch], rows: &mut [Row<'_>]) -> Vec<f32> {
         let mut hidden = self.embed(slab, rows);
         let angles = rotary_angles(slab::positions(slab), &self.frequencies);
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, layer) in self.weights.layers.iter().enumerate() {
             self.attend(layer, index, slab, rows, &angles, &mut hidden);
             self.feed_forward(layer, &mut hidden);
         }
@@ -222,9 +138,9 @@ impl Transformer {
         let ids: Vec<usize> = slab::ids(slab, rows).map(|id| id as usize).collect();
         let mut hidden = zeros(ids.len() * self.config.width);
         for (id, hidden) in ids.into_iter().zip(hidden.chunks_exact_mut(self.config.width)) {
-            match &self.embedding {
+            match &self.weights.embedding {
                 Some(embedding) => embedding.row(id, hidden),
-                None => self.output.row(id, hidden),
+                None => self.weights.output.row(id, hidden),
             }
         }
         hidden
@@ -353,8 +269,8 @@ impl Transformer {
 
     /// Logits of hidden states `[positions, width]`.
     fn project(&self, hidden: &[f32]) -> Vec<f32> {
-        let normed = self.normed(hidden, &self.output_norm);
-        let [logits] = products(&self.pool, &normed, [&self.output]);
+        let normed = self.normed(hidden, &self.weights.output_norm);
+        let [logits] = products(&self.pool, &normed, [&self.weights.output]);
         logits
     }
 }
@@ -365,7 +281,7 @@ impl LanguageModel for Transformer {
             vocabulary_tokens: self.config.vocabulary_tokens,
             context_tokens: self.config.context_tokens,
             kv_bytes_per_token: self.config.kv_shape().bytes_per_token(self.kv_precision),
-            weight_bytes: self.weight_bytes(),
+            weight_bytes: self.weight_bytes,
         }
     }
 

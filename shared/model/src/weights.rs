@@ -26,24 +26,21 @@ impl Matrix {
         Self { format, bytes }
     }
 
-    /// Of a stored tensor of shape `found`, if it is what the architecture demands.
+    /// Of a stored tensor of shape `found`, if that is what the architecture demands.
     ///
     /// # Errors
-    /// What is wrong with the tensor: another shape than `wanted`, or values that are not finite.
-    pub(crate) fn checked(
+    /// What is wrong with the tensor: another shape than `wanted`.
+    pub(crate) fn of_shape(
         format: WeightFormat,
         bytes: FileBytes,
         found: &[usize],
         wanted: &[usize],
     ) -> Result<Self, String> {
-        if found != wanted {
-            return Err(format!("is {found:?}, but should be {wanted:?}"));
+        if found == wanted {
+            Ok(Self::new(format, bytes))
+        } else {
+            Err(format!("is {found:?}, but should be {wanted:?}"))
         }
-        let matrix = Self::new(format, bytes);
-        if !matrix.is_finite() {
-            return Err("holds values that are not numbers".to_owned());
-        }
-        Ok(matrix)
     }
 
     /// Repacked for the kernels; rows have `width` weights.
@@ -57,7 +54,10 @@ impl Matrix {
 
     /// All values, as f32.
     pub(crate) fn values(&self) -> Vec<f32> {
-        self.view().values(&mut Vec::new()).to_vec()
+        // What lies in blocks is expanded into the vector that it is given.
+        let mut values = Vec::new();
+        self.view().values(&mut values);
+        values
     }
 
     /// Writes the values of output `index` to `row`.

@@ -10,12 +10,11 @@ use crate::gguf::{GgufFile, Value};
 use crate::tensors::{TensorRole, TensorSource};
 
 impl ModelConfig {
-    /// Reads the keys of the file's architecture. `vocabulary_tokens` is the rows of its
-    /// embedding.
+    /// Reads the keys of the file's architecture, and the size of the vocabulary off the embedding.
     ///
     /// # Errors
-    /// [`ModelError::BadFile`] naming the key that is missing, impossible or not supported.
-    pub(crate) fn from_gguf(file: &GgufFile, vocabulary_tokens: usize) -> Result<Self, ModelError> {
+    /// [`ModelError::BadFile`] naming the key or tensor that is missing, impossible or not supported.
+    pub(crate) fn from_gguf(file: &GgufFile) -> Result<Self, ModelError> {
         let architecture = file.text("general.architecture").unwrap_or("(none)");
         let family = Family::named(architecture).ok_or_else(|| {
             file.bad(format!("the architecture {architecture} is not supported"), UNUSABLE)
@@ -25,7 +24,7 @@ impl ModelConfig {
         let attention = keys.attention(width)?;
         let config = Self {
             family,
-            vocabulary_tokens,
+            vocabulary_tokens: embedding_rows(file)?,
             context_tokens: keys.size("context_length", None, limits::CONTEXT_TOKENS_MAX)?,
             layers: keys.size("block_count", None, limits::LAYERS_MAX)?,
             width,
@@ -37,6 +36,19 @@ impl ModelConfig {
         };
         keys.refuse_variants(&config)?;
         config.contradiction().map_or(Ok(config), |what| Err(file.bad(what, UNUSABLE)))
+    }
+}
+
+fn embedding_rows(file: &GgufFile) -> Result<usize, ModelError> {
+    let name = file.naming().name(TensorRole::Embedding);
+    let rows = file.tensor(&name).map(|entry| entry.shape.first().copied().unwrap_or(0));
+    let most = limits::VOCABULARY_TOKENS_MAX;
+    match rows {
+        Some(rows) if (1..=most).contains(&rows) => Ok(rows),
+        Some(rows) => {
+            Err(file.bad(format!("tensor {name} has {rows} rows, not 1 to {most}"), UNUSABLE))
+        }
+        None => Err(file.bad(format!("tensor {name} is missing"), UNUSABLE)),
     }
 }
 

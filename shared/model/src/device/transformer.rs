@@ -5,32 +5,33 @@
 //! depend on the rows beside it and on how its prefix was chunked: a device's library chooses the
 //! order of its sums by the shapes it is given.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use super::attention;
+use super::reader::DeviceReader;
 use super::rotary::{Angles, turn};
 use super::{DevicePlace, first_line};
+use crate::architecture;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::kv_cache::{KvCache, KvShape};
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
 use crate::slab::{self, Stretch, cut_into_slabs};
-use crate::tensors::{LayerPart, TensorRole, TensorSource, refuse_unknown_tensors};
+use crate::tensors::TensorSource;
 
 mod limits {
-    /// Tokens that go through the layers together: bounds the scores, which are tokens × heads ×
-    /// positions.
+    /// Tokens that go through the layers together.
     pub(super) const SLAB_TOKENS: usize = 256;
+    /// Scores that a slab's attention holds at once, tokens × heads × positions: 256 MiB each time
+    /// they are written. One token's are as many as it takes.
+    pub(super) const SLAB_SCORES: usize = 1 << 26;
 }
 
-const TOO_LARGE: &str = "free the device's memory, choose a smaller model, or set device = \"cpu\"";
-
-/// A matrix `[outputs, inputs]` in the device's precision, and what is added to its outputs.
-#[derive(Debug)]
-struct Linear {
-    weights: Tensor,
-    bias: Option<Tensor>,
-}
+/// Matrices `[outputs, inputs]` in the device's precision, vectors in f32.
+type Linear = architecture::Linear<Tensor, Tensor>;
+type HeadProjection = architecture::HeadProjection<Tensor, Tensor>;
+type Layer = architecture::Layer<Tensor, Tensor>;
+type ModelWeights = architecture::ModelWeights<Tensor, Tensor, Tensor>;
 
 impl Linear {
     /// Outputs `[tokens, outputs]` in f32, of inputs `[tokens, inputs]` of any precision.
@@ -47,28 +48,6 @@ fn multiply(inputs: &Tensor, weights: &Tensor) -> candle_core::Result<Tensor> {
     inputs.to_dtype(weights.dtype())?.matmul(&weights.t()?)?.to_dtype(DType::F32)
 }
 
-/// Queries or keys: a projection, and the norm of each head where the family has one.
-#[derive(Debug)]
-struct HeadProjection {
-    linear: Linear,
-    /// `[head_width]`.
-    norm: Option<Tensor>,
-}
-
-/// One layer's weights.
-#[derive(Debug)]
-struct Layer {
-    attention_norm: Tensor,
-    query: HeadProjection,
-    key: HeadProjection,
-    value: Linear,
-    attention_output: Linear,
-    feed_forward_norm: Tensor,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
 /// A model on a device, ready to run.
 #[derive(Debug)]
 pub(crate) struct DeviceTransformer {
@@ -76,96 +55,8 @@ pub(crate) struct DeviceTransformer {
     place: DevicePlace,
     /// Radians from one position to the next, of each rotary pair.
     frequencies: Vec<f64>,
-    embedding: Tensor,
-    layers: Vec<Layer>,
-    output_norm: Tensor,
-    /// `None` where the embedding serves both ways.
-    output: Option<Tensor>,
+    weights: ModelWeights,
     weight_bytes: usize,
-}
-
-/// Brings tensors to the device and counts their bytes.
-struct Reader<'a> {
-    source: &'a dyn TensorSource,
-    config: &'a ModelConfig,
-    place: &'a DevicePlace,
-    bytes: usize,
-}
-
-impl Reader<'_> {
-    fn layer(&mut self, index: usize) -> Result<Layer, ModelError> {
-        use LayerPart as Part;
-        let ModelConfig { width, feed_forward_width, .. } = *self.config;
-        let (query, kv) = (self.config.query_width(), self.config.kv_width());
-        let role = |part| TensorRole::OfLayer(index, part);
-        Ok(Layer {
-            attention_norm: self.vector(role(Part::AttentionNorm), width)?,
-            query: HeadProjection {
-                linear: self.biased(role(Part::Query), role(Part::QueryBias), [query, width])?,
-                norm: self.head_norm(role(Part::QueryNorm))?,
-            },
-            key: HeadProjection {
-                linear: self.biased(role(Part::Key), role(Part::KeyBias), [kv, width])?,
-                norm: self.head_norm(role(Part::KeyNorm))?,
-            },
-            value: self.biased(role(Part::Value), role(Part::ValueBias), [kv, width])?,
-            attention_output: self.linear(role(Part::AttentionOutput), [width, query])?,
-            feed_forward_norm: self.vector(role(Part::FeedForwardNorm), width)?,
-            gate: self.linear(role(Part::Gate), [feed_forward_width, width])?,
-            up: self.linear(role(Part::Up), [feed_forward_width, width])?,
-            down: self.linear(role(Part::Down), [width, feed_forward_width])?,
-        })
-    }
-
-    fn biased(
-        &mut self,
-        weights: TensorRole,
-        bias: TensorRole,
-        shape: [usize; 2],
-    ) -> Result<Linear, ModelError> {
-        let weights = self.matrix(weights, shape)?;
-        let has_bias = self.config.has_qkv_bias();
-        let bias = has_bias.then(|| self.vector(bias, shape[0])).transpose()?;
-        Ok(Linear { weights, bias })
-    }
-
-    fn linear(&mut self, weights: TensorRole, shape: [usize; 2]) -> Result<Linear, ModelError> {
-        Ok(Linear { weights: self.matrix(weights, shape)?, bias: None })
-    }
-
-    fn head_norm(&mut self, role: TensorRole) -> Result<Option<Tensor>, ModelError> {
-        let head_width = self.config.attention.head_width;
-        self.config.has_qk_norm().then(|| self.vector(role, head_width)).transpose()
-    }
-
-    fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<Tensor, ModelError> {
-        let values = self.source.matrix(role, shape)?.values();
-        self.bring(values, &shape, self.place.dtype)
-    }
-
-    /// Vectors stay in f32: they are few, and what they meet is f32.
-    fn vector(&mut self, role: TensorRole, len: usize) -> Result<Tensor, ModelError> {
-        let values = self.source.vector(role, len)?;
-        self.bring(values, &[len], DType::F32)
-    }
-
-    fn bring(
-        &mut self,
-        values: Vec<f32>,
-        shape: &[usize],
-        dtype: DType,
-    ) -> Result<Tensor, ModelError> {
-        self.bytes += values.len() * dtype.size_in_bytes();
-        let here = Tensor::from_vec(values, shape, &Device::Cpu);
-        let there = here
-            .and_then(|tensor| tensor.to_dtype(dtype))
-            .and_then(|tensor| tensor.to_device(&self.place.device));
-        there.map_err(|error| ModelError::Device {
-            device: format!("{:?}", self.place.device.location()),
-            what: format!("the weights do not fit: {}", first_line(&error)),
-            advice: TOO_LARGE,
-        })
-    }
 }
 
 /// What all layers need to know of a slab.
@@ -187,26 +78,10 @@ impl DeviceTransformer {
         config: ModelConfig,
         place: DevicePlace,
     ) -> Result<Self, ModelError> {
-        refuse_unknown_tensors(source, &config)?;
-        let mut reader = Reader { source, config: &config, place: &place, bytes: 0 };
-        let table = [config.vocabulary_tokens, config.width];
-        let embedding = reader.matrix(TensorRole::Embedding, table)?;
-        let output = (!config.is_tied).then(|| reader.matrix(TensorRole::Output, table));
-        let output = output.transpose()?;
-        let output_norm = reader.vector(TensorRole::OutputNorm, config.width)?;
-        let layers = (0..config.layers).map(|index| reader.layer(index));
-        let layers = layers.collect::<Result<_, _>>()?;
-        let (weight_bytes, frequencies) = (reader.bytes, config.rotary.frequencies());
-        Ok(Self {
-            config,
-            place,
-            frequencies,
-            embedding,
-            layers,
-            output_norm,
-            output,
-            weight_bytes,
-        })
+        let mut reader = DeviceReader::new(source, &place);
+        let weights = ModelWeights::read(&mut reader, &config)?;
+        let (weight_bytes, frequencies) = (reader.bytes(), config.rotary.frequencies());
+        Ok(Self { config, place, frequencies, weights, weight_bytes })
     }
 
     fn kv_shape(&self) -> KvShape {
@@ -214,7 +89,7 @@ impl DeviceTransformer {
     }
 
     fn run(&self, rows: &mut [Row<'_>]) -> candle_core::Result<Vec<Logits>> {
-        let slabs = cut_into_slabs(rows, limits::SLAB_TOKENS);
+        let slabs = cut_into_slabs(rows, slab_tokens(rows, self.config.attention.heads));
         for row in rows.iter_mut() {
             row.cache.append_on_device(row.tokens.len())?;
         }
@@ -240,8 +115,10 @@ impl DeviceTransformer {
         let step = Step { slab, angles, masks: masks.collect::<candle_core::Result<_>>()? };
         let ids: Vec<u32> = slab::ids(slab, rows).collect();
         let ids = Tensor::new(ids, device)?;
-        let mut hidden = self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)?;
-        for (index, layer) in self.layers.iter().enumerate() {
+        let ModelWeights { embedding, output, .. } = &self.weights;
+        let embedding = embedding.as_ref().unwrap_or(output);
+        let mut hidden = embedding.index_select(&ids, 0)?.to_dtype(DType::F32)?;
+        for (index, layer) in self.weights.layers.iter().enumerate() {
             hidden = (&hidden + self.attend(layer, index, &step, rows, &hidden)?)?;
             hidden = (&hidden + self.feed_forward(layer, &hidden)?)?;
         }
@@ -321,9 +198,17 @@ impl DeviceTransformer {
             return Ok(Vec::new());
         }
         let tokens = Tensor::new(tokens, &self.place.device)?;
-        let normed = self.normed(&hidden.index_select(&tokens, 0)?, &self.output_norm)?;
-        multiply(&normed, self.output.as_ref().unwrap_or(&self.embedding))?.to_vec2()
+        let ModelWeights { output_norm, output, .. } = &self.weights;
+        let normed = self.normed(&hidden.index_select(&tokens, 0)?, output_norm)?;
+        multiply(&normed, output)?.to_vec2()
     }
+}
+
+/// Fewer tokens go through together where they look back far.
+fn slab_tokens(rows: &[Row<'_>], heads: usize) -> usize {
+    let positions = rows.iter().map(|row| row.cache.len_tokens() + row.tokens.len()).max();
+    let scores_of_token = heads.saturating_mul(positions.unwrap_or(0)).max(1);
+    (limits::SLAB_SCORES / scores_of_token).clamp(1, limits::SLAB_TOKENS)
 }
 
 impl LanguageModel for DeviceTransformer {
@@ -356,10 +241,12 @@ impl LanguageModel for DeviceTransformer {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
     use relay_kernels::AttentionShape;
 
     use super::*;
     use crate::config::{Family, Rotary, RotaryLayout};
+    use crate::kv_cache::KvPrecision;
     use crate::language_model::LogitsWanted;
 
     const CONFIG: ModelConfig = ModelConfig {
@@ -404,12 +291,28 @@ mod tests {
             config: CONFIG,
             place: DevicePlace { device: Device::Cpu, dtype: DType::F32 },
             frequencies: CONFIG.rotary.frequencies(),
-            embedding: ones(&[3, 4]),
-            layers: vec![layer],
-            output_norm: ones(&[4]),
-            output: None,
+            weights: ModelWeights {
+                embedding: None,
+                layers: vec![layer],
+                output_norm: ones(&[4]),
+                output: ones(&[3, 4]),
+            },
             weight_bytes: 0,
         }
+    }
+
+    #[test]
+    fn fewer_tokens_go_together_where_they_look_back_far() {
+        let shape = KvShape { layers: 0, width: 0 };
+        for (held, heads, expected) in
+            [(0, 32, 256), (8_190, 32, 256), (16_382, 32, 128), (1 << 20, 1 << 17, 1)]
+        {
+            let mut cache = KvCache::new(shape, KvPrecision::F16);
+            cache.append(held);
+            let row = Row { tokens: &[7, 7], cache: &mut cache, logits: LogitsWanted::Last };
+            assert_eq!(slab_tokens(&[row], heads), expected, "{held} tokens, {heads} heads");
+        }
+        assert_eq!(slab_tokens(&[], 32), 256);
     }
 
     #[test]
@@ -421,12 +324,12 @@ mod tests {
             model.forward(&mut caches.iter_mut().map(row).collect::<Vec<_>>())
         };
         let first = run(&mut model, &mut caches).unwrap();
-        let good = std::mem::replace(&mut model.layers[0].down, linear(4, 5));
+        let good = std::mem::replace(&mut model.weights.layers[0].down, linear(4, 5));
         let before = caches.each_ref().map(|cache| (cache.len_tokens(), cache.bytes()));
         let fault = run(&mut model, &mut caches).unwrap_err();
         assert!(matches!(&fault, ModelError::Fault { what } if what.contains("matmul")), "{fault}");
         assert_eq!(caches.each_ref().map(|cache| (cache.len_tokens(), cache.bytes())), before);
-        model.layers[0].down = good;
+        model.weights.layers[0].down = good;
         caches[0].truncate(0);
         caches[1].truncate(0);
         assert_eq!(run(&mut model, &mut caches).unwrap(), first);

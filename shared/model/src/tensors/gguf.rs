@@ -18,12 +18,8 @@ impl TensorSource for GgufFile {
         self.tensor(&self.naming().name(role)).is_some()
     }
 
-    fn matrix(&self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
-        self.read_matrix(&self.naming().name(role), shape)
-    }
-
-    fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
-        self.read_vector(&self.naming().name(role), [len])
+    fn stored(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
+        self.view(&self.naming().name(role), shape)
     }
 
     fn views(&self) -> Vec<TensorView<'_>> {

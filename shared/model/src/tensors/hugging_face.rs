@@ -1,21 +1,11 @@
 //! Tensors of a Hugging Face folder.
 
-use super::{Naming, TensorRole, TensorSource, TensorView};
+use super::{DAMAGED, Naming, TensorRole, TensorSource, TensorView};
 use crate::error::ModelError;
 use crate::hugging_face::ModelFolder;
 use crate::weights::Matrix;
 
 const INCOMPLETE: &str = "bring the whole folder again";
-
-impl ModelFolder {
-    fn view(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
-        let name = self.naming().name(role);
-        match self.tensor(&name) {
-            Some((file, _)) => file.view(&name, shape),
-            None => Err(self.bad(format!("tensor {name} is missing"), INCOMPLETE)),
-        }
-    }
-}
 
 impl TensorSource for ModelFolder {
     fn naming(&self) -> Naming {
@@ -30,12 +20,12 @@ impl TensorSource for ModelFolder {
         self.tensor(&self.naming().name(role)).is_some()
     }
 
-    fn matrix(&self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
-        self.view(role, &shape)
-    }
-
-    fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
-        Ok(self.view(role, &[len])?.values())
+    fn stored(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
+        let name = self.naming().name(role);
+        match self.tensor(&name) {
+            Some((file, _)) => file.view(&name, shape),
+            None => Err(self.bad(format!("tensor {name} is missing"), INCOMPLETE)),
+        }
     }
 
     fn views(&self) -> Vec<TensorView<'_>> {
@@ -50,5 +40,12 @@ impl TensorSource for ModelFolder {
 
     fn bad(&self, what: String, advice: &'static str) -> ModelError {
         ModelError::bad_file(self.path(), what, advice)
+    }
+
+    fn bad_tensor(&self, role: TensorRole, what: String) -> ModelError {
+        match self.tensor(&self.naming().name(role)) {
+            Some((file, _)) => file.bad(what, DAMAGED),
+            None => self.bad(what, DAMAGED),
+        }
     }
 }

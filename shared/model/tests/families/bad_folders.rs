@@ -33,7 +33,7 @@ fn keys_that_are_missing_impossible_or_not_supported_are_named() {
         ("hidden_size", huge.clone(), "hidden_size"),
         ("hidden_size", json!(128), "tensor model.embed_tokens.weight is [264, 64]"),
         ("vocab_size", huge.clone(), "vocab_size"),
-        ("vocab_size", json!(258), "the tokenizer has 259 tokens, but the embedding 258 rows"),
+        ("vocab_size", json!(258), "259 tokens, but tensor model.embed_tokens.weight 258 rows"),
         ("vocab_size", json!(300), "should be [300, 64]"),
         ("num_hidden_layers", json!(0), "num_hidden_layers"),
         ("num_hidden_layers", huge.clone(), "num_hidden_layers"),

@@ -182,7 +182,7 @@ fn tensors_that_do_not_fit_are_named() {
     type Change = fn(&mut Metadata, &mut Tensors);
     let table: [(&str, Change); 8] = [
         ("tensor output_norm.weight is missing", |_, tensors| drop(tensors.remove(1))),
-        ("tensor token_embd.weight is [64, 259]", |_, tensors| tensors[0].1.reverse()),
+        ("259 tokens, but tensor token_embd.weight 64 rows", |_, tensors| tensors[0].1.reverse()),
         ("tensor output_norm.weight holds values that are not numbers", |_, tensors| {
             tensors[1].2[5] = f32::INFINITY;
         }),

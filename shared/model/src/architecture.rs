@@ -1,0 +1,194 @@
+//! A model's weights: which there are, for what and of which shape. Every forward pass has them from
+//! here, as the matrices and vectors that it computes with.
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::tensors::{LayerPart, TensorRole, TensorSource, refuse_unknown_tensors};
+
+/// Brings tensors to where they are computed with.
+pub(crate) trait TensorReader {
+    /// A matrix whose rows are looked up.
+    type Table;
+    /// A matrix to multiply with.
+    type Matrix;
+    /// A vector.
+    type Vector;
+
+    /// Where the tensors come from.
+    fn source(&self) -> &dyn TensorSource;
+
+    /// A table of the shape `[rows, width]`, with the same errors as [`TensorReader::matrix`].
+    fn table(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<Self::Table, ModelError>;
+
+    /// A matrix of the shape `[outputs, inputs]`.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the tensor that is missing, of another shape or cannot be brought there.
+    fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<Self::Matrix, ModelError>;
+
+    /// A vector, with the same errors.
+    fn vector(&mut self, role: TensorRole, len: usize) -> Result<Self::Vector, ModelError>;
+}
+
+/// A matrix `[outputs, inputs]` and what is added to its outputs.
+#[derive(Debug)]
+pub(crate) struct Linear<M, V> {
+    pub(crate) weights: M,
+    pub(crate) bias: Option<V>,
+}
+
+/// Queries or keys: a projection, and the norm of each head where the family has one.
+#[derive(Debug)]
+pub(crate) struct HeadProjection<M, V> {
+    pub(crate) linear: Linear<M, V>,
+    /// `[head_width]`.
+    pub(crate) norm: Option<V>,
+}
+
+/// One layer's weights.
+#[derive(Debug)]
+pub(crate) struct Layer<M, V> {
+    pub(crate) attention_norm: V,
+    pub(crate) query: HeadProjection<M, V>,
+    pub(crate) key: HeadProjection<M, V>,
+    pub(crate) value: Linear<M, V>,
+    pub(crate) attention_output: Linear<M, V>,
+    pub(crate) feed_forward_norm: V,
+    pub(crate) gate: Linear<M, V>,
+    pub(crate) up: Linear<M, V>,
+    pub(crate) down: Linear<M, V>,
+}
+
+/// A model's weights.
+#[derive(Debug)]
+pub(crate) struct ModelWeights<T, M, V> {
+    /// `[vocabulary_tokens, width]`; `None` where the output layer serves both ways.
+    pub(crate) embedding: Option<T>,
+    pub(crate) layers: Vec<Layer<M, V>>,
+    pub(crate) output_norm: V,
+    /// `[vocabulary_tokens, width]`.
+    pub(crate) output: M,
+}
+
+impl<T, M, V> ModelWeights<T, M, V> {
+    /// Reads all of them.
+    ///
+    /// # Errors
+    /// [`ModelError::BadFile`] naming a tensor that is not known, and the errors of `reader`.
+    pub(crate) fn read<R>(reader: &mut R, config: &ModelConfig) -> Result<Self, ModelError>
+    where
+        R: TensorReader<Table = T, Matrix = M, Vector = V>,
+    {
+        refuse_unknown_tensors(reader.source(), config)?;
+        let shape = [config.vocabulary_tokens, config.width];
+        let (embedding, output) = if config.is_tied {
+            (None, reader.matrix(TensorRole::Embedding, shape)?)
+        } else {
+            let embedding = reader.table(TensorRole::Embedding, shape)?;
+            (Some(embedding), reader.matrix(TensorRole::Output, shape)?)
+        };
+        let output_norm = reader.vector(TensorRole::OutputNorm, config.width)?;
+        let layer = |index| LayerReader { reader: &mut *reader, config, index }.read();
+        let layers = (0..config.layers).map(layer).collect::<Result<_, _>>()?;
+        Ok(Self { embedding, layers, output_norm, output })
+    }
+}
+
+/// Refuses a model that lacks a tensor, has one too many or one of another shape. The numbers in them
+/// are not looked at.
+///
+/// # Errors
+/// [`ModelError::BadFile`] naming the tensor.
+pub(crate) fn check_headers(
+    source: &dyn TensorSource,
+    config: &ModelConfig,
+) -> Result<(), ModelError> {
+    ModelWeights::read(&mut HeaderReader { source }, config).map(drop)
+}
+
+struct HeaderReader<'a> {
+    source: &'a dyn TensorSource,
+}
+
+impl TensorReader for HeaderReader<'_> {
+    type Table = ();
+    type Matrix = ();
+    type Vector = ();
+
+    fn source(&self) -> &dyn TensorSource {
+        self.source
+    }
+
+    fn table(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<(), ModelError> {
+        self.matrix(role, shape)
+    }
+
+    fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<(), ModelError> {
+        self.source.stored(role, &shape).map(drop)
+    }
+
+    fn vector(&mut self, role: TensorRole, len: usize) -> Result<(), ModelError> {
+        self.source.stored(role, &[len]).map(drop)
+    }
+}
+
+struct LayerReader<'a, R> {
+    reader: &'a mut R,
+    config: &'a ModelConfig,
+    index: usize,
+}
+
+impl<R: TensorReader> LayerReader<'_, R> {
+    fn read(&mut self) -> Result<Layer<R::Matrix, R::Vector>, ModelError> {
+        use LayerPart as Part;
+        let ModelConfig { width, feed_forward_width, .. } = *self.config;
+        let (query, kv) = (self.config.query_width(), self.config.kv_width());
+        Ok(Layer {
+            attention_norm: self.vector(Part::AttentionNorm, width)?,
+            query: HeadProjection {
+                linear: self.biased(Part::Query, Part::QueryBias, [query, width])?,
+                norm: self.head_norm(Part::QueryNorm)?,
+            },
+            key: HeadProjection {
+                linear: self.biased(Part::Key, Part::KeyBias, [kv, width])?,
+                norm: self.head_norm(Part::KeyNorm)?,
+            },
+            value: self.biased(Part::Value, Part::ValueBias, [kv, width])?,
+            attention_output: self.linear(Part::AttentionOutput, [width, query])?,
+            feed_forward_norm: self.vector(Part::FeedForwardNorm, width)?,
+            gate: self.linear(Part::Gate, [feed_forward_width, width])?,
+            up: self.linear(Part::Up, [feed_forward_width, width])?,
+            down: self.linear(Part::Down, [width, feed_forward_width])?,
+        })
+    }
+
+    fn biased(
+        &mut self,
+        weights: LayerPart,
+        bias: LayerPart,
+        shape: [usize; 2],
+    ) -> Result<Linear<R::Matrix, R::Vector>, ModelError> {
+        let linear = self.linear(weights, shape)?;
+        let has_bias = self.config.has_qkv_bias();
+        let bias = has_bias.then(|| self.vector(bias, shape[0])).transpose()?;
+        Ok(Linear { bias, ..linear })
+    }
+
+    fn linear(
+        &mut self,
+        weights: LayerPart,
+        shape: [usize; 2],
+    ) -> Result<Linear<R::Matrix, R::Vector>, ModelError> {
+        let weights = self.reader.matrix(TensorRole::OfLayer(self.index, weights), shape)?;
+        Ok(Linear { weights, bias: None })
+    }
+
+    fn head_norm(&mut self, norm: LayerPart) -> Result<Option<R::Vector>, ModelError> {
+        let head_width = self.config.attention.head_width;
+        self.config.has_qk_norm().then(|| self.vector(norm, head_width)).transpose()
+    }
+
+    fn vector(&mut self, part: LayerPart, len: usize) -> Result<R::Vector, ModelError> {
+        self.reader.vector(TensorRole::OfLayer(self.index, part), len)
+    }
+}
