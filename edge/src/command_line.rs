@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use relay_edge::config::{CloudEnd, PolicyKind};
-use relay_model::DeviceChoice;
-use serde::Serialize;
+use relay_model::{DeviceChoice, KvPrecision};
+use serde::de::{IntoDeserializer, value};
+use serde::{Deserialize, Serialize};
 
 /// Answers with a small model on this device, which now and then calls a large one in the cloud for
 /// a few tokens. Without a cloud, or when it fails, the small model answers alone.
@@ -43,7 +44,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Model {
-    /// Say what a model is and whether it fits this machine. Its weights are not read.
+    /// Say what a model is and whether it fits this machine. Reads headers and tokenizer only: damage
+    /// in the weights' numbers is found when the model is loaded.
     Show(Show),
 }
 
@@ -51,7 +53,7 @@ pub(crate) enum Model {
 #[command(after_help = "\
 Examples:
   relay-edge model show slm.gguf
-  relay-edge model show folder-of-a-model --context 4096 --json")]
+  relay-edge model show folder-of-a-model --context 4096 --kv-precision f32 --json")]
 pub(crate) struct Show {
     /// A GGUF file, or a folder with config.json and safetensors.
     pub(crate) path: PathBuf,
@@ -61,6 +63,13 @@ pub(crate) struct Show {
     /// Tokens of context to make room for. [default: all that the model attends to]
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<usize>,
+    /// What keys and values are kept as: f16 or f32, as in the settings.
+    #[arg(long, value_name = "PRECISION", default_value_t, value_parser = kv_precision)]
+    pub(crate) kv_precision: KvPrecision,
+}
+
+fn kv_precision(text: &str) -> Result<KvPrecision, value::Error> {
+    KvPrecision::deserialize(text.into_deserializer())
 }
 
 #[derive(Debug, Args)]
@@ -327,6 +336,20 @@ mod tests {
         expected.uplink.call_budget_ms = 5;
         expected.log.filter = "debug".into();
         assert_eq!(set, expected);
+    }
+
+    #[test]
+    fn a_cache_s_precision_is_spelt_as_in_the_settings() {
+        for (text, expected) in
+            [("f16", Some(KvPrecision::F16)), ("f32", Some(KvPrecision::F32)), ("bf16", None)]
+        {
+            let parsed = kv_precision(text);
+            assert_eq!(parsed.as_ref().ok(), expected.as_ref(), "{text}");
+            match parsed {
+                Ok(precision) => assert_eq!(precision.to_string(), text),
+                Err(error) => assert!(error.to_string().contains("`f16` or `f32`"), "{error}"),
+            }
+        }
     }
 
     #[test]

@@ -166,9 +166,14 @@ fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Sess
         threads: settings.threads.map(NonZero::get),
     };
     let model = load(&settings.model, &options)?;
-    let now = OffsetDateTime::now_utc();
-    let now = PrimitiveDateTime::new(now.date(), now.time());
-    Ok(Session::new(settings, model, metrics)?.begun_at(now))
+    Ok(Session::new(settings, model, metrics)?.begun_at(local_now()))
+}
+
+/// Date and time of this place, as templates are told them elsewhere too; UTC where the system does
+/// not say which place it is.
+fn local_now() -> PrimitiveDateTime {
+    let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
+    PrimitiveDateTime::new(now.date(), now.time())
 }
 
 /// Where the report goes: there before the model is loaded, so that nobody waits for an answer

@@ -1,4 +1,4 @@
-//! What `model show` prints: a table for people or an object for programs. Loads no weights and
+//! What `model show` prints: a table for people or an object for programs. Reads headers only and
 //! needs no settings.
 
 use std::fmt::{self, Write as _};
@@ -30,7 +30,9 @@ struct Shown<'a> {
 /// Prints what a model is.
 pub(crate) fn show_model(show: &Show) -> anyhow::Result<()> {
     let plain_texts = TAGS.map(str::to_owned).to_vec();
-    let card = inspect(&show.path, &LoadOptions { plain_texts, ..LoadOptions::default() })?;
+    let kv_precision = show.kv_precision;
+    let options = LoadOptions { plain_texts, kv_precision, ..LoadOptions::default() };
+    let card = inspect(&show.path, &options)?;
     let context_tokens = show.context.unwrap_or(card.context_tokens);
     if context_tokens == 0 || context_tokens > card.context_tokens {
         bail!(
@@ -84,6 +86,10 @@ fn rows(card: &ModelCard, fit: &Fit) -> Vec<(&'static str, String)> {
         ("chat template", template(card)),
         ("keys and values", kv(card, fit)),
         ("this machine", format!("{VERDICT_STYLE}{}{VERDICT_STYLE:#}", verdict(fit))),
+        (
+            "read",
+            "headers and tokenizer; the weights' numbers are checked when it is loaded".into(),
+        ),
     ]);
     rows
 }
@@ -107,7 +113,8 @@ fn template(card: &ModelCard) -> String {
 
 fn kv(card: &ModelCard, fit: &Fit) -> String {
     let of_token = bytes(card.kv_bytes_per_token);
-    format!("{of_token} a token, {} for {}", bytes(fit.kv_bytes), fit.context_tokens)
+    let (precision, all) = (card.kv_precision, bytes(fit.kv_bytes));
+    format!("{of_token} a token as {precision}, {all} for {}", fit.context_tokens)
 }
 
 fn verdict(fit: &Fit) -> String {
@@ -151,7 +158,7 @@ impl fmt::Display for Scaled {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use relay_model::{EndToken, TemplateCard, TensorShare, VocabularyCard};
+    use relay_model::{EndToken, KvPrecision, TemplateCard, TensorShare, VocabularyCard};
 
     pub(crate) fn card(weight_bytes: u64, kv_bytes_per_token: u64) -> ModelCard {
         let share = |format, tensors, bytes| TensorShare { format, tensors, bytes };
@@ -168,6 +175,7 @@ pub(crate) mod tests {
             context_tokens: 8192,
             tensors: vec![share("Q4_K", 210, weight_bytes - 9), share("F32", 61, 9)],
             weight_bytes,
+            kv_precision: KvPrecision::F16,
             kv_bytes_per_token,
             vocabulary: VocabularyCard {
                 tokens: 49152,
@@ -200,8 +208,9 @@ pub(crate) mod tests {
             "end tokens       2 <|im_end|>",
             "pre-tokenizer    qwen2",
             "chat template    found, thinking can be switched, no tools",
-            "keys and values  46.0 kB a token, 377.4 MB for 8192",
+            "keys and values  46.0 kB a token as f16, 377.4 MB for 8192",
             "this machine     fits with 8192 tokens of context: needs 569.1 MB, 18.0 GB free",
+            "read             headers and tokenizer; the weights' numbers are checked when it is loaded",
         ];
         let table = plain(&card(91_700_000, 46_080), 18_000_000_000);
         assert_eq!(table.lines().collect::<Vec<_>>(), lines);

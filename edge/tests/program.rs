@@ -139,6 +139,29 @@ fn a_folder_is_shown() {
     assert_eq!(object["kv_bytes_per_token"], 2 * 2 * 32);
     assert_eq!(object["fit"]["kv_bytes"], 100 * 2 * 2 * 32);
     assert_eq!(object["form"], "folder");
+    let exact = ["model", "show", model, "--kv-precision", "f32"];
+    let (table, errors, code) = told(&program(&exact).output().unwrap());
+    assert_eq!(code, 0, "{errors}");
+    assert!(table.contains("256 B a token as f32"), "{table}");
+}
+
+/// The hour that a template is told in a place that is so many hours ahead of UTC.
+fn hour_told(folder: &Path, zone: &str) -> i64 {
+    let arguments = ["ask", "hi", "--model", folder.to_str().unwrap(), "--policy", "never"];
+    let (_, errors, code) = told(&program(&arguments).env("TZ", zone).output().unwrap());
+    assert_eq!(code, 1, "{errors}");
+    errors.split("hour ").nth(1).unwrap()[..2].parse().unwrap()
+}
+
+#[test]
+fn a_template_is_told_the_time_of_the_place() {
+    let folder = model_folder("a");
+    let template = "{{ raise_exception('hour ' ~ strftime_now('%H')) }}";
+    let config = json!({ "eos_token": "<|endoftext|>", "chat_template": template });
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let ahead = hour_told(folder.path(), "AHEAD-9") - hour_told(folder.path(), "UTC0");
+    // The hour may strike between the two.
+    assert!(matches!(ahead.rem_euclid(24), 8 | 9), "{ahead}");
 }
 
 #[test]

@@ -8,6 +8,8 @@
 mod in_memory;
 mod on_device;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::device::DevicePlace;
@@ -26,6 +28,13 @@ pub enum KvPrecision {
     F16,
     /// As they were computed.
     F32,
+}
+
+impl fmt::Display for KvPrecision {
+    /// As settings spell it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(formatter)
+    }
 }
 
 impl KvPrecision {

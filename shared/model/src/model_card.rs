@@ -36,6 +36,8 @@ pub struct ModelCard {
     pub tensors: Vec<TensorShare>,
     /// Bytes of all tensors, as stored and as held in memory.
     pub weight_bytes: u64,
+    /// What keys and values are kept as.
+    pub kv_precision: KvPrecision,
     /// Bytes of keys and values that one token takes.
     pub kv_bytes_per_token: u64,
     /// Its vocabulary.
@@ -126,6 +128,7 @@ impl CardParts<'_> {
             context_tokens: config.context_tokens,
             weight_bytes: shares.iter().map(|share| share.bytes).sum(),
             tensors: shares,
+            kv_precision: self.kv_precision,
             kv_bytes_per_token: config.kv_shape().bytes_per_token(self.kv_precision) as u64,
             vocabulary: self.vocabulary(),
             chat_template: self.chat_template.map(|template| TemplateCard {
