@@ -77,6 +77,18 @@ fn exact_run() -> Vec<Vec<Vec<(u32, f32)>>> {
     run.cases.into_iter().map(|case| case.top5_logprobs).collect()
 }
 
+/// Each recorded case, and the f64 run of it: as many steps.
+fn cases_and_exact_runs() -> Vec<(Case, Vec<Vec<(u32, f32)>>)> {
+    let (cases, exact) = (recording().cases, exact_run());
+    assert_eq!(cases.len(), exact.len());
+    let pairs: Vec<_> = cases.into_iter().zip(exact).collect();
+    for (case, exact) in &pairs {
+        let recorded = case.top5_logprobs.as_ref().map_or(exact.len(), Vec::len);
+        assert_eq!((case.greedy_ids.len(), recorded), (exact.len(), exact.len()));
+    }
+    pairs
+}
+
 fn greedy(logits: &[f32]) -> u32 {
     let key = NoiseKey::new(0, Role::Slm, 0);
     sample(logits, &Sampling::GREEDY, key, &TokenMask::none()).unwrap().id
@@ -144,8 +156,8 @@ impl Distances {
 fn fed_the_recorded_ids_the_top_five_are_near_the_f64_run() {
     let Some(mut loaded) = load_real_model() else { return };
     let (mut ours_off, mut recorded_off) = (Distances::default(), Distances::default());
-    for (case, exact) in recording().cases.iter().zip(exact_run()) {
-        let ours = teacher_forced(&mut *loaded.model, case);
+    for (case, exact) in cases_and_exact_runs() {
+        let ours = teacher_forced(&mut *loaded.model, &case);
         assert_eq!(ours.len(), exact.len());
         for (step, (ours, exact)) in ours.iter().zip(exact).enumerate() {
             let recorded = case.top5_logprobs.as_ref().map(|steps| &steps[step]);
@@ -173,6 +185,7 @@ fn fed_the_recorded_ids_the_top_log_probability_agrees() {
     for case in recording().cases {
         let Some(recorded) = &case.top5_logprobs else { continue };
         let ours = teacher_forced(&mut *loaded.model, &case);
+        assert_eq!(ours.len(), recorded.len());
         for (step, (recorded, ours)) in recorded.iter().zip(ours).enumerate() {
             let (id, expected) = recorded[0];
             let ours = log_probability(&ours, id);
@@ -190,7 +203,7 @@ fn fed_the_recorded_ids_the_top_log_probability_agrees() {
 #[test]
 fn greedy_ids_are_the_recorded_ones_but_for_allowed_partings() {
     let Some(mut loaded) = load_real_model() else { return };
-    for (case, exact) in recording().cases.iter().zip(exact_run()) {
+    for (case, exact) in cases_and_exact_runs() {
         let mut cache = loaded.model.new_cache();
         let mut tokens = case.prompt_ids.clone();
         for (step, &recorded) in case.greedy_ids.iter().enumerate() {

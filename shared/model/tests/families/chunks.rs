@@ -43,7 +43,7 @@ fn cached_and_chunked_give_the_bits_of_one_prefill() {
 #[test]
 fn a_row_among_others_is_the_row_alone() {
     let prompts: Vec<Vec<u32>> = [1, 40, 100, 3, 33].map(ids).into();
-    let wanted = [LogitsWanted::Last, LogitsWanted::All];
+    let wanted = [LogitsWanted::Last, LogitsWanted::All, LogitsWanted::None];
     with_every_model(|model, name| {
         let mut caches: Vec<KvCache> = Vec::new();
         for index in 0..5 {
@@ -57,8 +57,12 @@ fn a_row_among_others_is_the_row_alone() {
             rows.map(|((tokens, cache), logits)| Row { tokens, cache, logits: *logits }).collect();
         let together = model.forward(&mut rows).unwrap();
         for (index, (tokens, cache)) in prompts.iter().zip(&mut alone).enumerate() {
-            let logits = run(model, cache, tokens, wanted[index % 2]);
+            let logits = run(model, cache, tokens, wanted[index % 3]);
             assert_eq!(together[index], logits, "{name}: row {index}");
+            assert_eq!(logits.rows(), wanted[index % 3].positions(tokens.len()));
+            let next = run(model, cache, &[9], LogitsWanted::Last);
+            let next_together = run(model, &mut caches[index], &[9], LogitsWanted::Last);
+            assert_eq!(next_together, next, "{name}: after row {index}");
         }
     });
 }

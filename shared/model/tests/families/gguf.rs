@@ -12,7 +12,7 @@ use crate::case::{Case, NamedTensor, TOKENS, VOCABULARY, byte_texts};
 /// A folder with a model file in it; the folder goes when this is dropped.
 pub(crate) struct GgufFile {
     _folder: tempfile::TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl GgufFile {

@@ -1,7 +1,7 @@
 //! What comes out: transformers' logits, from whatever form the weights are in.
 
 use candle_core::quantized::GgmlDType;
-use relay_model::{AddedTokens, ChatOptions, LanguageModel, Message};
+use relay_model::{AddedTokens, ChatOptions, LanguageModel, LoadOptions, Message, load};
 use serde_json::{Value, json};
 
 use crate::case::{Case, all_at_once, case, vectors};
@@ -26,6 +26,7 @@ fn distance(ours: &[f32], theirs: &[f32]) -> f32 {
 fn assert_all_near(model: &mut dyn LanguageModel, case: &Case, form: &str) {
     let vectors = vectors();
     let logits = all_at_once(model, &vectors.ids);
+    assert_eq!(vectors.positions.len(), case.logits.len());
     for (&position, expected) in vectors.positions.iter().zip(&case.logits) {
         let apart = distance(logits.row(position), expected);
         assert!(apart < TOLERANCE, "{} {form}, position {position}: {apart}", case.name);
@@ -170,6 +171,9 @@ fn a_folder_is_named_after_itself_and_told_apart_by_its_weights() {
     let identity = |folder: &Folder| folder.load().identity;
     let folder = Folder::of(&case, "F32");
     assert_eq!(identity(&folder).name, "tiny-model");
+    std::fs::create_dir(folder.path.join("inner")).unwrap();
+    let from_inside = load(&folder.path.join("inner/.."), &LoadOptions::default()).unwrap();
+    assert_eq!(from_inside.identity, identity(&folder));
     let shards = Folder::in_shards(&case, "F32");
     assert_eq!(identity(&folder), identity(&shards));
     assert_ne!(identity(&folder).hash, identity(&Folder::of(&case, "F16")).hash);

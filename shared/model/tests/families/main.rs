@@ -3,11 +3,14 @@
 //! are damaged in every way we could think of.
 //!
 //! `make_vectors.py` makes `vectors.json`; nothing of it is needed to run these tests.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and their counts")]
 
+#[path = "../tiny/allocations.rs"]
+mod allocations;
 mod bad_folders;
 mod case;
 mod chunks;
+mod damage;
 mod folder;
 mod gguf;
 mod logits;

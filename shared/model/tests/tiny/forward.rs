@@ -1,4 +1,4 @@
-//! One row, one result: however tokens come and whatever comes with them, the bits are the same.
+//! The forward pass against a plain one, on the file's own blocks, and what it refuses.
 
 use candle_core::quantized::GgmlDType;
 use relay_model::{
@@ -28,11 +28,6 @@ fn run(
 fn all_at_once(model: &mut dyn LanguageModel, tokens: &[u32]) -> Logits {
     let mut cache = model.new_cache();
     run(model, &mut cache, tokens, LogitsWanted::All)
-}
-
-fn assert_same_bits(left: &[f32], right: &[f32]) {
-    assert_eq!(left.len(), right.len());
-    assert!(left.iter().zip(right).all(|(a, b)| a.to_bits() == b.to_bits()));
 }
 
 #[test]
@@ -67,87 +62,23 @@ fn blocks_of_codes_run_as_the_values_they_stand_for() {
     assert!(model.shape().weight_bytes < tiny().shape().weight_bytes / 2);
 }
 
+/// The same for every family, with rows among others, cuts and forks: `tests/families/chunks.rs`.
 #[test]
-fn cached_and_chunked_give_the_bits_of_one_prefill() {
-    for dtype in [GgmlDType::F32, GgmlDType::Q4_1] {
-        let mut model = load_tiny(dtype).model;
-        let tokens = ids(200);
-        let whole = all_at_once(&mut *model, &tokens);
-        for chunk in [1, 2, 7, 31, 32, 33] {
-            let mut cache = model.new_cache();
-            let mut position = 0;
-            for tokens in tokens.chunks(chunk) {
-                let logits = run(&mut *model, &mut cache, tokens, LogitsWanted::All);
-                for row in 0..logits.rows() {
-                    assert_same_bits(logits.row(row), whole.row(position));
-                    position += 1;
-                }
-            }
-            assert_eq!(position, tokens.len());
-            assert_eq!(cache.len_tokens(), tokens.len());
-        }
-    }
-}
-
-#[test]
-fn a_row_among_others_is_the_row_alone() {
-    let mut model = tiny();
-    let prompts: Vec<Vec<u32>> = [1, 40, 150, 3, 33, 64].map(ids).into();
-    let wanted = [LogitsWanted::Last, LogitsWanted::All, LogitsWanted::None];
-    let mut caches: Vec<KvCache> = prompts.iter().map(|_| model.new_cache()).collect();
-    for (index, cache) in caches.iter_mut().enumerate() {
-        run(
-            &mut *model,
-            cache,
-            &ids(5 + 40 * u32::try_from(index % 3).unwrap()),
-            LogitsWanted::None,
-        );
-    }
-    let mut alone_caches: Vec<KvCache> = caches.iter().map(KvCache::fork).collect();
-    let mut rows: Vec<Row<'_>> = (prompts.iter().zip(&mut caches).enumerate())
-        .map(|(i, (tokens, cache))| Row { tokens, cache, logits: wanted[i % 3] })
-        .collect();
-    let together = model.forward(&mut rows).unwrap();
-    for (index, (tokens, cache)) in prompts.iter().zip(&mut alone_caches).enumerate() {
-        let alone = run(&mut *model, cache, tokens, wanted[index % 3]);
-        assert_eq!(together[index], alone);
-        assert_eq!(alone.rows(), wanted[index % 3].positions(tokens.len()));
-        let next = run(&mut *model, cache, &[9], LogitsWanted::Last);
-        assert_eq!(run(&mut *model, &mut caches[index], &[9], LogitsWanted::Last), next);
-    }
-}
-
-#[test]
-fn cut_and_append_is_a_fresh_prefix() {
-    let mut model = tiny();
-    let tokens = ids(100);
-    for cut in [0, 1, 31, 32, 33, 64, 99] {
+fn cached_and_chunked_blocks_give_the_bits_of_one_prefill() {
+    let mut model = load_tiny(GgmlDType::Q4_1).model;
+    let tokens = ids(200);
+    let whole = all_at_once(&mut *model, &tokens);
+    for chunk in [1, 2, 7, 31, 32, 33] {
         let mut cache = model.new_cache();
-        run(&mut *model, &mut cache, &tokens, LogitsWanted::None);
-        cache.truncate(cut);
-        let other: Vec<u32> = tokens.iter().rev().copied().take(40).collect();
-        let continued = run(&mut *model, &mut cache, &other, LogitsWanted::Last);
-        let fresh_tokens = [&tokens[..cut], &other].concat();
-        let fresh = all_at_once(&mut *model, &fresh_tokens);
-        assert_same_bits(continued.last().unwrap(), fresh.last().unwrap());
-    }
-}
-
-#[test]
-fn forks_go_their_own_ways() {
-    let mut model = tiny();
-    let mut origin = model.new_cache();
-    run(&mut *model, &mut origin, &ids(45), LogitsWanted::None);
-    let mut fork = origin.fork();
-    let (left, right) = (ids(20), vec![3; 20]);
-    let (left_row, right_row) = (
-        Row { tokens: &left, cache: &mut origin, logits: LogitsWanted::Last },
-        Row { tokens: &right, cache: &mut fork, logits: LogitsWanted::Last },
-    );
-    let both = model.forward(&mut [left_row, right_row]).unwrap();
-    for (tokens, logits) in [(left, &both[0]), (right, &both[1])] {
-        let fresh = all_at_once(&mut *model, &[ids(45), tokens].concat());
-        assert_same_bits(logits.last().unwrap(), fresh.last().unwrap());
+        let mut position = 0;
+        for tokens in tokens.chunks(chunk) {
+            let logits = run(&mut *model, &mut cache, tokens, LogitsWanted::All);
+            for row in 0..logits.rows() {
+                assert_eq!(logits.row(row), whole.row(position), "{chunk}, {position}");
+                position += 1;
+            }
+        }
+        assert_eq!((position, cache.len_tokens()), (tokens.len(), tokens.len()));
     }
 }
 

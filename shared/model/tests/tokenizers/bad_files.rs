@@ -159,6 +159,7 @@ fn files_that_are_no_json_are_refused() {
             (b"", "cannot be understood"),
             (b"[]", "cannot be understood"),
             (&[b'['; 4096], "cannot be understood"),
+            (br#"{"eos_token": "\ud800", "eos_token_id": "\udc00"}"#, "cannot be understood"),
             (b"\xFF", "not UTF-8"),
         ] {
             std::fs::write(files.folder().join(name), bytes).unwrap();

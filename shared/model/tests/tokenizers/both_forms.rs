@@ -6,8 +6,12 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use relay_model::{AddedTokens, Detokenizer, TokenKind, Tokenizer};
 
+use crate::allocations;
 use crate::family::{FAMILIES, Family, Files, ROWS};
 use crate::texts;
+
+/// Bytes that a byte of a text may take while it is tokenised, all of it one word.
+const PEAK_PER_BYTE: usize = 200;
 
 /// Ours in both forms, and the reference with added tokens and without.
 struct Judged {
@@ -100,14 +104,40 @@ fn roles_are_those_of_the_family() {
     }
 }
 
+/// In memory that grows with the text and no faster; a search that went back and forth would not
+/// come to an end.
 #[test]
 fn long_runs_of_anything_are_tokenised_whole() {
-    for piece in ["a", " ", "\n", "\t ", "7", "é", "!", "<", "\u{301}", "日", "relay "] {
+    const PIECES: [&str; 18] = [
+        "a",
+        " ",
+        "\n",
+        "\t ",
+        "7",
+        "é",
+        "!",
+        "<",
+        "<|im_",
+        "<|im_end|>",
+        "\u{301}",
+        "日",
+        "relay ",
+        "👩\u{200D}",
+        "👍🏽",
+        "\u{323}\u{307}",
+        "\u{FFFD}\0",
+        "'S",
+    ];
+    for piece in PIECES {
         let text = piece.repeat(300_000 / piece.len());
         for judged in &*JUDGED {
+            let about = format!("{:?} {piece:?}", judged.family);
+            let start = allocations::start();
             let ids = judged.ours[0].encode(&text, AddedTokens::Parse);
+            let peak_bytes = allocations::peak_since(start);
+            assert!(peak_bytes < PEAK_PER_BYTE * text.len(), "{about}: {peak_bytes}");
             let bytes: usize = ids.iter().map(|&id| judged.ours[0].token_bytes(id).len()).sum();
-            assert_eq!(bytes, text.len(), "{:?} {piece:?}", judged.family);
+            assert_eq!(bytes, text.len(), "{about}");
         }
     }
 }
