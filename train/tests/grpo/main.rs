@@ -14,6 +14,9 @@ use serde_json::Value;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_relay-train");
 /// How long a run of a few steps may take on a busy machine.
 const WAIT: Duration = Duration::from_mins(2);
+/// A model that writes commands, and one that stands in for the large model.
+const STUDENT: &str = "warmed";
+const TEACHER: &str = "pretrained/slm";
 const SETTINGS: &str = "seed = 3\nsteps = 3\ncheckpoint_steps = 1\ngroups = 4\ngroup_size = 4\n\
                         updates = 2\nresponse_tokens_max = 160\n[optimiser]\n\
                         learning_rate = 1e-3\nfinal_share = 1.0\nwarm_up_steps = 0\n\
@@ -22,7 +25,7 @@ const SETTINGS: &str = "seed = 3\nsteps = 3\ncheckpoint_steps = 1\ngroups = 4\ng
 
 /// A trained model of the tiny pair, in the repository.
 fn model(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("runs/pretrained").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("runs").join(name)
 }
 
 struct Place {
@@ -50,7 +53,7 @@ impl Place {
     fn command(&self, out: &str, threads: usize) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("grpo").arg("--config").arg(self.path("grpo.toml"));
-        command.arg("--from").arg(model("slm")).arg("--llm").arg(model("slm"));
+        command.arg("--from").arg(model(STUDENT)).arg("--llm").arg(model(TEACHER));
         command.arg("--problems").arg(self.path("problems.jsonl"));
         command.arg("--out").arg(self.path(out)).args(["--threads", &threads.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -98,13 +101,13 @@ fn a_killed_run_ends_with_the_bits_of_one_that_never_stopped() {
     child.wait().unwrap();
     let resumed = place.run("cut", 2);
     assert!(resumed.status.success(), "{resumed:?}");
-    let (weights, _) = model_folder::import(&model("slm")).unwrap();
+    let (weights, _) = model_folder::import(&model(STUDENT)).unwrap();
     let [whole, cut] = ["whole", "cut"].map(|out| -> Checkpoint<Value> {
         checkpoint::load(weights.architecture(), &place.checkpoint(out)).unwrap().unwrap()
     });
     assert_eq!((whole.optimiser.steps, &whole.state), (6, &cut.state));
     assert!(whole == cut, "weights or the optimiser's means differ");
-    let from = std::fs::read(model("slm").join("model.safetensors")).unwrap();
+    let from = std::fs::read(model(STUDENT).join("model.safetensors")).unwrap();
     let trained = std::fs::read(place.path("cut/model/model.safetensors")).unwrap();
     assert!(from != trained, "nothing was learned");
     for curve in ["accuracy.svg", "kl.svg"] {
