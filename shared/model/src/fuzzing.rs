@@ -34,8 +34,8 @@ pub fn tokenizer_metadata(bytes: &[u8]) {
             .and_then(|file| Tokenizer::from_gguf(&file))
     } else {
         let parts = text.split('\0').map(str::to_owned);
-        let files: HashMap<_, _> = FOLDER_FILES.map(Path::new).into_iter().zip(parts).collect();
-        Tokenizer::from_files(Path::new(""), &move |path| Ok(files.get(path).cloned()))
+        let files: HashMap<_, _> = FOLDER_FILES.into_iter().zip(parts).collect();
+        Tokenizer::from_files(Path::new(""), &move |name| Ok(files.get(name).cloned()))
     };
     let Ok(tokenizer) = tokenizer else { return };
     drop(tokenizer.fingerprint(&["b"]));

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use crate::error::ModelError;
+use crate::folder_files::FolderFiles;
 use crate::json_file::JsonFile;
 use crate::regular_file::if_there;
 use crate::safetensors::{SafetensorsFile, StoredTensor};
@@ -27,7 +28,7 @@ const CONVERT: &str = "bring the model's safetensors files, or a GGUF file";
 /// An opened folder.
 #[derive(Debug)]
 pub(crate) struct ModelFolder {
-    path: PathBuf,
+    files: FolderFiles,
     config: JsonFile,
     shards: Vec<SafetensorsFile>,
     /// Which shard holds a tensor.
@@ -40,12 +41,12 @@ impl ModelFolder {
     /// # Errors
     /// [`ModelError::Io`] or [`ModelError::BadFile`] naming the file that is missing, damaged or
     /// not supported.
-    pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
-        let config = JsonFile::read_if_there(&path.join(CONFIG))?.ok_or_else(|| {
+    pub(crate) fn open(files: FolderFiles) -> Result<Self, ModelError> {
+        let config = files.json(CONFIG)?.ok_or_else(|| {
             let advice = "give a GGUF file, or the folder of a model with its config.json";
-            ModelError::bad_file(path, "there is no config.json in this folder", advice)
+            ModelError::bad_file(files.path(), "there is no config.json in this folder", advice)
         })?;
-        let shards = open_shards(path)?;
+        let shards = open_shards(&files)?;
         let mut shard_of = HashMap::new();
         for (index, shard) in shards.iter().enumerate() {
             for (name, _) in shard.tensors() {
@@ -56,11 +57,11 @@ impl ModelFolder {
                 }
             }
         }
-        Ok(Self { path: path.to_owned(), config, shards, shard_of })
+        Ok(Self { files, config, shards, shard_of })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    pub(crate) fn files(&self) -> &FolderFiles {
+        &self.files
     }
 
     /// config.json.
@@ -81,13 +82,13 @@ impl ModelFolder {
 }
 
 /// The one file if it is there, else those that the index names.
-fn open_shards(folder: &Path) -> Result<Vec<SafetensorsFile>, ModelError> {
-    if let Some(single) = if_there(SafetensorsFile::open(&folder.join(WEIGHTS)))? {
+fn open_shards(folder: &FolderFiles) -> Result<Vec<SafetensorsFile>, ModelError> {
+    if let Some(single) = if_there(SafetensorsFile::open(folder, WEIGHTS))? {
         return Ok(vec![single]);
     }
-    let Some(index) = JsonFile::read_if_there(&folder.join(INDEX))? else {
+    let Some(index) = folder.json(INDEX)? else {
         let what = format!("there is neither {WEIGHTS} nor {INDEX} in this folder");
-        return Err(ModelError::bad_file(folder, what, CONVERT));
+        return Err(ModelError::bad_file(folder.path(), what, CONVERT));
     };
     let Some(map) = index.part("weight_map")? else {
         return Err(index.bad("key weight_map is missing", INCOMPLETE));
@@ -95,7 +96,7 @@ fn open_shards(folder: &Path) -> Result<Vec<SafetensorsFile>, ModelError> {
     let names = shard_names(&map)?;
     let mut shards = HashMap::new();
     for name in names {
-        let shard = if_there(SafetensorsFile::open(&folder.join(name)))?.ok_or_else(|| {
+        let shard = if_there(SafetensorsFile::open(folder, name))?.ok_or_else(|| {
             let what = format!("{name} is missing, which holds a part of the weights");
             index.bad(what, INCOMPLETE)
         })?;

@@ -1,4 +1,4 @@
-//! A JSON object in a file: read within a bound, its errors naming file and key.
+//! A JSON object from a file, its errors naming file and key.
 //!
 //! Knows no model; what the keys mean is its readers' business.
 
@@ -7,13 +7,6 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
-use crate::regular_file::{if_there, read_bounded};
-
-mod limits {
-    /// Bytes of such a file: the largest, an index of shards, has a line for each tensor. What is
-    /// read from it takes some times as much memory.
-    pub(super) const JSON_BYTES_MAX: u64 = 1 << 22;
-}
 
 const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
 
@@ -26,21 +19,14 @@ pub(crate) struct JsonFile {
 
 impl JsonFile {
     /// # Errors
-    /// [`ModelError::Io`] if it cannot be read, [`ModelError::BadFile`] if it is too long or does
-    /// not hold one JSON object.
-    pub(crate) fn read(path: &Path) -> Result<Self, ModelError> {
-        let bytes = read_bounded(path, limits::JSON_BYTES_MAX, "JSON", DAMAGED)?;
+    /// [`ModelError::BadFile`] naming `path` if this is not one JSON object.
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
         let bad = |what: String| Err(ModelError::bad_file(path, what, DAMAGED));
-        match serde_json::from_slice(&bytes) {
+        match serde_json::from_slice(bytes) {
             Ok(Value::Object(object)) => Ok(Self { path: path.to_owned(), object }),
             Ok(_) => bad("this is not a JSON object".to_owned()),
             Err(error) => bad(format!("this is not JSON: {error}")),
         }
-    }
-
-    /// As [`JsonFile::read`]; a file that is not there is `None`.
-    pub(crate) fn read_if_there(path: &Path) -> Result<Option<Self>, ModelError> {
-        if_there(Self::read(path))
     }
 
     /// What stands under `key`; null is as good as nothing.

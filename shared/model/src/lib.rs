@@ -9,6 +9,7 @@
 //! |---|---|
 //! | run a model | `language_model`, `kv_cache` |
 //! | bring one from a file | `load`, `config`, `tensors`, `architecture`, `transformer` |
+//! | find a folder's files | `folder_files` |
 //! | read a file form | `gguf`, `hugging_face`, `safetensors`, `json_file` |
 //! | keep its weights | `mapped_file`, `weights` |
 //! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
@@ -25,6 +26,7 @@ mod config;
 mod detokenizer;
 mod device;
 mod error;
+mod folder_files;
 mod gguf;
 mod hugging_face;
 mod json_file;
@@ -53,6 +55,7 @@ pub use chat::{ChatOptions, ChatTemplate, ChatText, Json, Message, RenderedChat}
 pub use detokenizer::Detokenizer;
 pub use device::{DeviceChoice, DeviceFault, DevicePrecision, NoSuchDevice};
 pub use error::ModelError;
+pub use folder_files::{EmbeddedFolder, ModelSource};
 pub use kv_cache::{KvCache, KvPrecision, KvShape, PAGE_TOKENS};
 pub use language_model::{LanguageModel, Logits, LogitsWanted, ModelShape, Row};
 pub use load::{LoadOptions, LoadedModel, ModelIdentity, inspect, load};

@@ -1,6 +1,5 @@
 //! A model from a file: weights, tokenizer, chat template and identity together.
 
-use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
 use crate::device::{DeviceChoice, DevicePlace, DevicePrecision, DeviceTransformer};
 use crate::error::ModelError;
+use crate::folder_files::{FolderFiles, ModelSource};
 use crate::gguf::GgufFile;
 use crate::hugging_face::ModelFolder;
 use crate::kv_cache::KvPrecision;
@@ -86,15 +86,19 @@ impl ModelIdentity {
     }
 }
 
-/// Loads a model from a GGUF file, or from a folder as Hugging Face publishes them.
+/// Loads a model from a GGUF file, from a folder as Hugging Face publishes them, or from inside of
+/// the program.
 ///
 /// # Errors
 /// [`ModelError::Io`] if a file cannot be read; [`ModelError::BadFile`],
 /// [`ModelError::Tokenizer`] or [`ModelError::Template`] if it is damaged, foreign or unsupported;
 /// [`ModelError::Device`] if the device is not there or the weights do not fit on it;
 /// [`ModelError::Cpu`] if the environment forces an instruction set that is not here.
-pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
-    let Opened { source, config, tokenizer, chat_template, name, .. } = open(path)?;
+pub fn load(
+    source: impl Into<ModelSource>,
+    options: &LoadOptions,
+) -> Result<LoadedModel, ModelError> {
+    let Opened { source, config, tokenizer, chat_template, name, .. } = open(&source.into())?;
     let place = DevicePlace::open(options.device, options.device_precision)?;
     let model: Box<dyn LanguageModel> = match place {
         None => {
@@ -115,8 +119,11 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<LoadedModel, ModelErro
 ///
 /// # Errors
 /// As [`load`], but for damage inside of the weights.
-pub fn inspect(path: &Path, options: &LoadOptions) -> Result<ModelCard, ModelError> {
-    let opened = open(path)?;
+pub fn inspect(
+    source: impl Into<ModelSource>,
+    options: &LoadOptions,
+) -> Result<ModelCard, ModelError> {
+    let opened = open(&source.into())?;
     check_headers(&*opened.source, &opened.config)?;
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
     let parts = CardParts {
@@ -133,8 +140,14 @@ pub fn inspect(path: &Path, options: &LoadOptions) -> Result<ModelCard, ModelErr
     Ok(parts.into_card())
 }
 
-fn open(path: &Path) -> Result<Opened, ModelError> {
-    let opened = if path.is_dir() { open_folder(path) } else { open_file(path) }?;
+fn open(source: &ModelSource) -> Result<Opened, ModelError> {
+    let opened = match source {
+        ModelSource::Embedded(folder) => open_folder(FolderFiles::embedded(folder), "embedded"),
+        ModelSource::Path(path) if path.is_dir() => {
+            open_folder(FolderFiles::on_disk(path), "folder")
+        }
+        ModelSource::Path(path) => open_file(path),
+    }?;
     let (tokens, rows) = (opened.tokenizer.vocabulary_tokens(), opened.config.vocabulary_tokens);
     // Embeddings often have more rows than there are tokens, never fewer.
     if tokens > rows {
@@ -169,20 +182,13 @@ fn open_file(path: &Path) -> Result<Opened, ModelError> {
     Ok(Opened { form: "gguf", source: Box::new(file), config, tokenizer, chat_template, name })
 }
 
-fn open_folder(path: &Path) -> Result<Opened, ModelError> {
-    let folder = ModelFolder::open(path)?;
+fn open_folder(files: FolderFiles, form: &'static str) -> Result<Opened, ModelError> {
+    let folder = ModelFolder::open(files)?;
     let config = ModelConfig::from_hugging_face(folder.config())?;
-    let tokenizer = Tokenizer::from_folder(path)?;
-    let chat_template = ChatTemplate::from_folder(path, &tokenizer)?;
-    let name = folder_name(path);
-    Ok(Opened { form: "folder", source: Box::new(folder), config, tokenizer, chat_template, name })
-}
-
-/// As it was written; `.` and `..` have the name of the folder that they lead to.
-fn folder_name(path: &Path) -> String {
-    let real = || path.canonicalize().ok()?.file_name().map(OsStr::to_owned);
-    let name = path.file_name().map(OsStr::to_owned).or_else(real);
-    name.as_deref().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    let tokenizer = Tokenizer::from_folder(folder.files())?;
+    let chat_template = ChatTemplate::from_folder(folder.files(), &tokenizer)?;
+    let name = folder.files().name();
+    Ok(Opened { form, source: Box::new(folder), config, tokenizer, chat_template, name })
 }
 
 fn is_part_of_a_folder(path: &Path) -> bool {

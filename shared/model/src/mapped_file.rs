@@ -31,6 +31,7 @@ pub(crate) struct MappedFile {
 enum Bytes {
     Mapped(memmap2::Mmap),
     Owned(Vec<u8>),
+    Embedded(&'static [u8]),
 }
 
 impl MappedFile {
@@ -47,6 +48,11 @@ impl MappedFile {
             _ => Bytes::Mapped(map(&file).map_err(failed("map"))?),
         };
         Ok(Arc::new(Self { path: path.to_owned(), bytes }))
+    }
+
+    /// Bytes that are part of the program; errors name them by `path`.
+    pub(crate) fn embedded(path: PathBuf, bytes: &'static [u8]) -> Arc<Self> {
+        Arc::new(Self { path, bytes: Bytes::Embedded(bytes) })
     }
 
     /// Bytes that are no file: what tests and fuzz targets make up.
@@ -67,6 +73,7 @@ impl Deref for MappedFile {
         match &self.bytes {
             Bytes::Mapped(map) => map,
             Bytes::Owned(bytes) => bytes,
+            Bytes::Embedded(bytes) => bytes,
         }
     }
 }

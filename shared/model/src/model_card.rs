@@ -14,7 +14,7 @@ use crate::tokenizer::Tokenizer;
 pub struct ModelCard {
     /// The name in the file, else the file's or the folder's own.
     pub name: String,
-    /// `gguf` or `folder`.
+    /// `gguf`, `folder` or `embedded`.
     pub form: &'static str,
     /// The architecture's family, as files name it.
     pub family: &'static str,

@@ -40,23 +40,6 @@ pub(crate) fn read_bounded(
     Ok(bytes)
 }
 
-/// As [`read_bounded`], for a text that may be missing.
-///
-/// # Errors
-/// As [`read_bounded`], and [`ModelError::BadFile`] if it is not UTF-8.
-pub(crate) fn read_text_if_there(
-    path: &Path,
-    bytes_max: u64,
-    kind: &str,
-    advice: &'static str,
-) -> Result<Option<String>, ModelError> {
-    let Some(bytes) = if_there(read_bounded(path, bytes_max, kind, advice))? else {
-        return Ok(None);
-    };
-    let text = String::from_utf8(bytes);
-    text.map(Some).map_err(|_| ModelError::bad_file(path, "the file is not UTF-8", advice))
-}
-
 /// A file that is not there is `None`; all other errors stay.
 pub(crate) fn if_there<T>(read: Result<T, ModelError>) -> Result<Option<T>, ModelError> {
     match read {

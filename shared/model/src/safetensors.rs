@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use relay_kernels::WeightFormat;
@@ -16,6 +15,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::ModelError;
+use crate::folder_files::FolderFiles;
 use crate::mapped_file::{FileBytes, MappedFile};
 use crate::weights::Matrix;
 
@@ -53,13 +53,13 @@ pub(crate) struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// Reads everything but the tensors' own bytes.
+    /// Reads everything but the tensors' own bytes of one file.
     ///
     /// # Errors
     /// [`ModelError::Io`] if the file cannot be read, [`ModelError::BadFile`] if it is damaged,
     /// foreign or holds a type of number that is not supported.
-    pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
-        Self::read_header(MappedFile::open(path, FOREIGN)?)
+    pub(crate) fn open(folder: &FolderFiles, name: &str) -> Result<Self, ModelError> {
+        Self::read_header(folder.map(name, FOREIGN)?)
     }
 
     pub(crate) fn read_header(file: Arc<MappedFile>) -> Result<Self, ModelError> {

@@ -21,6 +21,7 @@ use tokenizers::normalizers::NFC;
 use tokenizers::{Model, NormalizedString, Normalizer};
 
 use crate::error::ModelError;
+use crate::folder_files::FolderFiles;
 use crate::gguf::GgufFile;
 use added_tokens::{AddedToken, Finder};
 use byte_level::Alphabet;
@@ -117,7 +118,7 @@ impl Tokenizer {
     /// foreign, or asks for what is not supported.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         if path.is_dir() {
-            Self::from_folder(path)
+            Self::from_folder(&FolderFiles::on_disk(path))
         } else {
             Self::from_gguf(&GgufFile::open(path)?)
         }

@@ -10,9 +10,8 @@ use serde_json::Value;
 
 use super::ChatTemplate;
 use crate::error::ModelError;
+use crate::folder_files::FolderFiles;
 use crate::gguf::GgufFile;
-use crate::json_file::JsonFile;
-use crate::regular_file::read_text_if_there;
 use crate::tokenizer::Tokenizer;
 
 mod limits {
@@ -59,22 +58,22 @@ impl ChatTemplate {
     /// [`ModelError::Io`] or [`ModelError::BadFile`] if a file that could hold it cannot be read, or
     /// it cannot be compiled.
     pub(crate) fn from_folder(
-        folder: &Path,
+        folder: &FolderFiles,
         tokenizer: &Tokenizer,
     ) -> Result<Option<Self>, ModelError> {
         let compiled = Sources::read(folder)?.compile(tokenizer);
-        compiled.map_err(|error| naming(folder, error))
+        compiled.map_err(|error| naming(folder.path(), error))
     }
 }
 
 impl Sources {
-    fn read(folder: &Path) -> Result<Self, ModelError> {
-        if let Some(default) = read_text(&folder.join(OWN_FILE))? {
-            let tool_use = read_text(&folder.join(TOOL_FILE))?;
+    fn read(folder: &FolderFiles) -> Result<Self, ModelError> {
+        if let Some(default) = read_text(folder, OWN_FILE)? {
+            let tool_use = read_text(folder, TOOL_FILE)?;
             return Ok(Self { default: Some(default), tool_use });
         }
         for name in JSON_FILES {
-            let file = JsonFile::read_if_there(&folder.join(name))?;
+            let file = folder.json(name)?;
             if let Some(value) = file.as_ref().and_then(|file| file.value(JSON_KEY)) {
                 return Ok(Self::from_json(value));
             }
@@ -115,9 +114,9 @@ fn naming(path: &Path, error: ModelError) -> ModelError {
     }
 }
 
-fn read_text(path: &Path) -> Result<Option<String>, ModelError> {
+fn read_text(folder: &FolderFiles, name: &str) -> Result<Option<String>, ModelError> {
     let advice = "bring the file again";
-    read_text_if_there(path, limits::TEMPLATE_BYTES_MAX, "template", advice)
+    folder.text(name, limits::TEMPLATE_BYTES_MAX, "template", advice)
 }
 
 #[cfg(test)]
@@ -131,7 +130,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        Sources::read(folder.path()).unwrap()
+        Sources::read(&FolderFiles::on_disk(folder.path())).unwrap()
     }
 
     #[test]
@@ -159,7 +158,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let bytes = usize::try_from(limits::TEMPLATE_BYTES_MAX).unwrap() + 1;
         std::fs::write(folder.path().join(OWN_FILE), "x".repeat(bytes)).unwrap();
-        let error = Sources::read(folder.path()).unwrap_err().to_string();
+        let error = Sources::read(&FolderFiles::on_disk(folder.path())).unwrap_err().to_string();
         assert!(error.contains(OWN_FILE), "{error}");
     }
 }

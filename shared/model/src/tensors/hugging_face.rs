@@ -39,7 +39,7 @@ impl TensorSource for ModelFolder {
     }
 
     fn bad(&self, what: String, advice: &'static str) -> ModelError {
-        ModelError::bad_file(self.path(), what, advice)
+        ModelError::bad_file(self.files().path(), what, advice)
     }
 
     fn bad_tensor(&self, role: TensorRole, what: String) -> ModelError {

@@ -10,7 +10,7 @@ mod files;
 mod roles;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,7 +20,7 @@ use super::parts::{TokenizerParts, kind_of_added};
 use super::pre_tokenizer::{GPT2_PUBLISHED, LLAMA3_PUBLISHED, PreTokenizer, QWEN2_PUBLISHED};
 use super::{TokenKind, Tokenizer, limits};
 use crate::error::ModelError;
-use crate::regular_file::read_text_if_there;
+use crate::folder_files::FolderFiles;
 use files::{AddedEntry, BpeFile, BpeModel, MergeRule, TokenizerConfig, TokenizerFile};
 
 const DAMAGED: &str = "bring the model's folder again";
@@ -29,12 +29,13 @@ const UNSUPPORTED: &str = "use a model with a byte-level BPE tokenizer, as Llama
 
 impl Tokenizer {
     /// The tokenizer of a folder.
-    pub(crate) fn from_folder(folder: &Path) -> Result<Self, ModelError> {
-        Self::from_files(folder, &read_text)
+    pub(crate) fn from_folder(folder: &FolderFiles) -> Result<Self, ModelError> {
+        let read = |name: &str| folder.text(name, limits::JSON_BYTES_MAX, "JSON", DAMAGED);
+        Self::from_files(folder.path(), &read)
     }
 
     /// The tokenizer of a folder whose files `read` knows the texts of.
-    pub(crate) fn from_files(folder: &Path, read: &ReadText) -> Result<Self, ModelError> {
+    pub(crate) fn from_files(folder: &Path, read: &ReadText<'_>) -> Result<Self, ModelError> {
         let folder = Folder { path: folder, read };
         let parts = folder.read_parts()?;
         Self::build(parts).map_err(|error| match error {
@@ -45,16 +46,16 @@ impl Tokenizer {
 }
 
 /// Gives a file's text; none if there is no such file.
-type ReadText = dyn Fn(&Path) -> Result<Option<String>, ModelError>;
+type ReadText<'a> = dyn Fn(&str) -> Result<Option<String>, ModelError> + 'a;
 
 struct Folder<'a> {
     path: &'a Path,
-    read: &'a ReadText,
+    read: &'a ReadText<'a>,
 }
 
 impl Folder<'_> {
     fn read_parts(&self) -> Result<TokenizerParts, ModelError> {
-        let text = (self.read)(&self.file("tokenizer.json"))?;
+        let text = (self.read)("tokenizer.json")?;
         let Some(text) = text else {
             let advice = "give a folder that holds tokenizer.json";
             return Err(self.bad("tokenizer.json", "the file is missing", advice));
@@ -227,7 +228,7 @@ impl Folder<'_> {
 
     /// A file that may be missing, and then says nothing.
     fn read_config<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T, ModelError> {
-        let text = (self.read)(&self.file(name))?;
+        let text = (self.read)(name)?;
         text.map_or_else(|| Ok(T::default()), |text| self.parse(name, &text))
     }
 
@@ -236,21 +237,13 @@ impl Folder<'_> {
             .map_err(|error| self.bad(name, format!("it cannot be understood: {error}"), DAMAGED))
     }
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
     fn bad(&self, name: &str, what: impl Into<String>, advice: &'static str) -> ModelError {
-        ModelError::bad_file(&self.file(name), what, advice)
+        ModelError::bad_file(&self.path.join(name), what, advice)
     }
 
     fn unsupported(&self, what: &str) -> ModelError {
         self.bad("tokenizer.json", format!("{what} is not supported"), UNSUPPORTED)
     }
-}
-
-fn read_text(path: &Path) -> Result<Option<String>, ModelError> {
-    read_text_if_there(path, limits::JSON_BYTES_MAX, "JSON", DAMAGED)
 }
 
 /// Added tokens that only `tokenizer_config.json` names are added tokens all the same.

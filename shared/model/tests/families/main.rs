@@ -11,6 +11,7 @@ mod bad_folders;
 mod case;
 mod chunks;
 mod damage;
+mod embedded;
 mod folder;
 mod gguf;
 mod logits;

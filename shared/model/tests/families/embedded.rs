@@ -1,0 +1,54 @@
+//! A folder inside of the program is the folder on disk: the same model in all it says of itself.
+
+use relay_model::{EmbeddedFolder, LoadOptions, ModelSource, inspect, load};
+
+use crate::case::{all_at_once, vectors};
+use crate::folder::Folder;
+
+/// The folder's files as if the program held them, under the folder's own name.
+fn embed(folder: &Folder) -> &'static EmbeddedFolder {
+    let entries = std::fs::read_dir(&folder.path).unwrap();
+    let files = entries.map(|entry| -> (&str, &[u8]) {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        (name.leak(), std::fs::read(entry.path()).unwrap().leak())
+    });
+    let files: Vec<(&str, &[u8])> = files.collect();
+    Box::leak(Box::new(EmbeddedFolder { name: "tiny-model", files: files.leak() }))
+}
+
+#[test]
+fn an_embedded_folder_is_the_folder() {
+    let (ids, options) = (vectors().ids, LoadOptions::default());
+    for case in vectors().cases {
+        for folder in [Folder::of(&case, "F32"), Folder::in_shards(&case, "BF16")] {
+            let embedded = ModelSource::Embedded(embed(&folder));
+            let mut on_disk = folder.load();
+            let mut inside = load(embedded.clone(), &options).unwrap();
+            assert_eq!(inside.identity, on_disk.identity, "{}", case.name);
+            let logits = all_at_once(&mut *inside.model, &ids);
+            assert_eq!(logits, all_at_once(&mut *on_disk.model, &ids), "{}", case.name);
+            assert!(inside.chat_template.is_some());
+            let fingerprints = [&inside, &on_disk].map(|model| model.tokenizer.fingerprint(&[]));
+            assert_eq!(fingerprints[0], fingerprints[1]);
+            let mut card = inspect(embedded, &options).unwrap();
+            assert_eq!(card.form, "embedded");
+            card.form = "folder";
+            assert_eq!(card, inspect(&folder.path, &options).unwrap());
+        }
+    }
+}
+
+#[test]
+fn what_an_embedded_folder_lacks_is_named() {
+    static EMPTY: EmbeddedFolder = EmbeddedFolder { name: "empty", files: &[] };
+    static BROKEN: EmbeddedFolder =
+        EmbeddedFolder { name: "broken", files: &[("config.json", b"[]")] };
+    for (folder, expected) in [
+        (&EMPTY, "embedded/empty: there is no config.json"),
+        (&BROKEN, "embedded/broken/config.json: this is not a JSON object"),
+    ] {
+        let error = load(ModelSource::Embedded(folder), &LoadOptions::default()).unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+}
