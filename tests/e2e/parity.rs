@@ -3,11 +3,13 @@
 
 use prometheus_client::registry::Registry;
 use relay::effect::{Author, Ending};
+use relay::ids::ModelId;
 use relay_edge::config::PolicyKind;
 use relay_edge::metrics::Metrics;
 use relay_edge::{EdgeSettings, Report, Session};
 use relay_tests::cloud::Cloud;
 use relay_tests::{edge, tiny};
+use relay_train::evaluation::traffic::Traffic;
 use relay_train::rollout::{Answer, Ask, Rollout, RolloutSettings};
 
 const SLM_SEED: u64 = 1;
@@ -112,7 +114,7 @@ fn rollout_settings(settings: &EdgeSettings) -> RolloutSettings {
 }
 
 /// The answer of an edge and its cloud, and what their two models saw.
-async fn by_edge(kind: PolicyKind, temperature: f32, seed: u64) -> (Outcome, [Vec<u32>; 2]) {
+async fn by_edge(kind: PolicyKind, temperature: f32, seed: u64) -> (Report, [Vec<u32>; 2]) {
     let (slm, slm_saw) = tiny::model(SLM_SEED).unwrap();
     let (llm, llm_saw) = tiny::model(LLM_SEED).unwrap();
     let cloud = Cloud::serve(llm, |_| ()).await.unwrap();
@@ -123,7 +125,7 @@ async fn by_edge(kind: PolicyKind, temperature: f32, seed: u64) -> (Outcome, [Ve
     assert!(!report.degraded, "{report:?}");
     session.close().await;
     cloud.stop().await.unwrap();
-    (report.into(), [tiny::ids(&slm_saw), tiny::ids(&llm_saw)])
+    (report, [tiny::ids(&slm_saw), tiny::ids(&llm_saw)])
 }
 
 fn by_rollout(kind: PolicyKind, temperature: f32, seed: u64) -> (Answer, [Vec<u32>; 2]) {
@@ -160,7 +162,7 @@ async fn edge_and_rollout_write_the_same_transcript() {
             }
             assert!(view.starts_with(&edge_saw[0]), "{what}: the student saw {:?}", edge_saw[0]);
             let outcome = Outcome::from(answer);
-            assert_eq!(edge, outcome, "{what}");
+            assert_eq!(Outcome::from(edge), outcome, "{what}");
             if kind == PolicyKind::Learned {
                 learned_calls += outcome.calls;
             }
@@ -183,6 +185,36 @@ async fn a_batch_of_rollouts_is_so_many_edges() {
     let answers = rollout.answers(&asks, &rollout_settings(&settings)).unwrap();
     for (ask, answer) in asks.iter().zip(answers) {
         let (edge, _) = by_edge(PolicyKind::Learned, 1.0, ask.seed).await;
-        assert_eq!(edge, Outcome::from(answer), "{}", ask.seed);
+        assert_eq!(Outcome::from(edge), Outcome::from(answer), "{}", ask.seed);
     }
+}
+
+/// Evaluation has no wire: what it says of bytes is read off the answer. An edge counts beside that
+/// what it sends and hears on connecting, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_evaluation_says_of_bytes_is_what_an_edge_counts() {
+    let (slm, _) = tiny::model(SLM_SEED).unwrap();
+    let (llm, _) = tiny::model(LLM_SEED).unwrap();
+    let llm = ModelId::new(llm.identity.name, llm.identity.hash);
+    let mut calls = 0;
+    for (kind, seed) in [
+        (PolicyKind::Learned, 13),
+        (PolicyKind::Entropy, 12),
+        (PolicyKind::Random, 12),
+        (PolicyKind::Every, 14),
+        (PolicyKind::Always, 11),
+    ] {
+        let (report, _) = by_edge(kind, 1.0, seed).await;
+        let (answer, _) = by_rollout(kind, 1.0, seed);
+        let traffic = Traffic::of(&answer, &slm.tokenizer, &llm);
+        calls += report.calls;
+        for (estimated, counted, once) in
+            [(traffic.bytes_up, report.bytes_up, 5), (traffic.bytes_down, report.bytes_down, 120)]
+        {
+            let apart = counted.saturating_sub(once).abs_diff(estimated);
+            // These models write bytes that are no text; read off the text they are other ids.
+            assert!(apart * 10 <= counted, "{kind:?}: {estimated} estimated, {counted} counted");
+        }
+    }
+    assert!(calls > 20, "{calls} calls show little");
 }

@@ -40,6 +40,17 @@ pub struct Question {
     pub gold: String,
 }
 
+impl Question {
+    /// A hash of what is asked and what is right.
+    pub fn id(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.text.as_bytes());
+        hasher.update(b"\n");
+        hasher.update(self.gold.as_bytes());
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+}
+
 /// All fields that any of the sets uses.
 #[derive(Deserialize)]
 struct Row {

@@ -9,12 +9,21 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 
+use crate::dataset::{self, Set};
 use crate::evaluation::contender::Contender;
-use crate::evaluation::figures::{Figures, figures};
+use crate::evaluation::figures::{Figures, Prices, figures};
 use crate::evaluation::finished::{Finished, FinishedFile};
 use crate::evaluation::harness::{Harness, Models, Run, load_model, model_name, read_run};
-use crate::evaluation::table::{markdown, svg};
+use crate::evaluation::item::{Items, SetName, set_hash};
+use crate::evaluation::plot::{drawing, svg};
+use crate::evaluation::raster::png;
+use crate::evaluation::table::markdown;
 use crate::problem::Level;
+
+/// Problems of the small world unless their number is given.
+const WORLD_PROBLEMS: usize = 200;
+/// What is said after a question of a set, so that an answer can be found.
+const INSTRUCTION: &str = "Please reason step by step, and put your final answer within \\boxed{}.";
 
 /// Which levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -43,11 +52,20 @@ pub struct Eval {
     #[arg(long)]
     base: Option<PathBuf>,
     /// How long the problems are.
-    #[arg(long, value_enum, default_value = "all")]
+    #[arg(long, value_enum, default_value = "all", conflicts_with = "set")]
     level: Levels,
-    /// Problems of the test split, in all.
-    #[arg(long, default_value_t = 200)]
-    problems: usize,
+    /// A set from a file instead of the small world's problems.
+    #[arg(long, value_enum, requires = "input")]
+    set: Option<Set>,
+    /// The set's JSONL file.
+    #[arg(long = "in", value_name = "FILE", requires = "set")]
+    input: Option<PathBuf>,
+    /// What is said after each question of the set.
+    #[arg(long, value_name = "TEXT", default_value = INSTRUCTION, requires = "set")]
+    instruction: String,
+    /// Problems in all: 200 of the small world's test split, or the whole set, unless given.
+    #[arg(long)]
+    problems: Option<usize>,
     /// Other seeds give other problems, and other bootstrap resamples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -69,9 +87,40 @@ pub struct Eval {
     /// Where judged answers are kept; a run that was stopped goes on there.
     #[arg(long)]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    prices: PriceFlags,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+/// Prices of a million tokens, in any currency. With one of them, costs are worked out.
+#[derive(Args)]
+#[expect(clippy::struct_field_names, reason = "flags are named after their fields")]
+pub struct PriceFlags {
+    /// Written by the small model.
+    #[arg(long, value_name = "PRICE", help_heading = "Prices of a million tokens")]
+    price_slm: Option<f64>,
+    /// Read by the large model.
+    #[arg(long, value_name = "PRICE", help_heading = "Prices of a million tokens")]
+    price_llm_read: Option<f64>,
+    /// Written by the large model.
+    #[arg(long, value_name = "PRICE", help_heading = "Prices of a million tokens")]
+    price_llm_written: Option<f64>,
+}
+
+impl PriceFlags {
+    fn prices(&self) -> anyhow::Result<Option<Prices>> {
+        let given = [self.price_slm, self.price_llm_read, self.price_llm_written];
+        if let Some(wrong) =
+            given.iter().flatten().find(|price| !(price.is_finite() && **price >= 0.0))
+        {
+            bail!("price {wrong}: give 0 or more");
+        }
+        let [slm, llm_read, llm_written] = given.map(|price| price.unwrap_or(0.0));
+        let is_given = given.iter().any(Option::is_some);
+        Ok(is_given.then_some(Prices { slm, llm_read, llm_written }))
+    }
 }
 
 /// What to render.
@@ -79,12 +128,15 @@ pub struct Eval {
 pub struct Report {
     /// The folder of an evaluation.
     folder: PathBuf,
+    #[command(flatten)]
+    prices: PriceFlags,
 }
 
 /// The object that `--json` prints.
 #[derive(Serialize)]
 struct Printed<'a> {
     run: &'a Run,
+    prices: Option<Prices>,
     #[serde(flatten)]
     all: Figures,
     /// The same by level.
@@ -104,74 +156,101 @@ impl Levels {
 
 /// Evaluates and prints.
 pub fn evaluate(flags: &Eval, output: &mut impl Write) -> anyhow::Result<()> {
-    if flags.problems == 0 {
-        bail!("--problems 0: give at least 1");
-    }
+    let prices = flags.prices.prices()?;
     let (slm, llm) = (load_model(&flags.slm)?, load_model(&flags.llm)?);
     let base = flags.base.as_deref().map(load_model).transpose()?;
-    let run = Run {
+    let mut run = Run {
         slm: model_name(&slm.identity),
         base: base.as_ref().map(|base| model_name(&base.identity)),
         llm: model_name(&llm.identity),
+        set: None,
         levels: flags.level.each(),
-        problems: flags.problems,
+        problems: flags.problems.unwrap_or(WORLD_PROBLEMS),
         seed: flags.seed,
         policies: flags.policies.iter().map(Contender::to_string).collect(),
         call_tokens: flags.call_tokens,
         max_tokens: flags.max_tokens,
     };
+    let items = items(flags, &mut run)?;
+    if run.problems == 0 {
+        bail!("--problems 0: give at least 1");
+    }
     let folder = match &flags.out {
         Some(folder) => folder.clone(),
         None => default_folder(&run)?,
     };
     let models = Models::new(slm, llm, base)?;
-    let mut harness = Harness::open(run.clone(), models, flags.rows, &folder)?;
+    let mut harness = Harness::open(run.clone(), items, models, flags.rows, &folder)?;
     harness.complete(&flags.policies)?;
+    let printed = printed(&run, harness.rows(), prices);
     if flags.json {
-        let object = serde_json::to_string_pretty(&printed(&run, harness.rows()))
-            .context("the figures are no JSON")?;
+        let object = serde_json::to_string_pretty(&printed).context("the figures are no JSON")?;
         writeln!(output, "{object}").context("cannot write the figures")
     } else {
-        write!(output, "{}", text(&run, harness.rows())).context("cannot write the figures")
+        write!(output, "{}", text(&printed)).context("cannot write the figures")
     }
 }
 
-/// Renders what an evaluation found: prints it, and writes `report.md`, `report.json` and
-/// `report.svg` beside it.
+/// The problems, and what the run says of them.
+fn items(flags: &Eval, run: &mut Run) -> anyhow::Result<Items> {
+    let (Some(set), Some(path)) = (flags.set, &flags.input) else {
+        return Items::of_world(run);
+    };
+    let questions = dataset::load(set, path)?;
+    let name = clap::ValueEnum::to_possible_value(&set);
+    run.set = Some(SetName {
+        name: name.map_or_else(String::new, |name| name.get_name().to_owned()),
+        hash: set_hash(&questions),
+        instruction: flags.instruction.clone(),
+    });
+    run.levels.clear();
+    let wanted = flags.problems.unwrap_or(questions.len());
+    let items = Items::of_set(&questions, wanted, run.seed, &flags.instruction);
+    run.problems = items.judged.len();
+    Ok(items)
+}
+
+/// Renders what an evaluation found: prints it, and writes `report.md`, `report.json`,
+/// `report.svg` and `report.png` beside it.
 pub fn report(flags: &Report, output: &mut impl Write) -> anyhow::Result<()> {
     let folder = &flags.folder;
     let run = read_run(folder)?;
     let finished = FinishedFile::open(&folder.join("finished.jsonl"))?;
-    let text = text(&run, finished.rows());
-    let printed = printed(&run, finished.rows());
+    let printed = printed(&run, finished.rows(), flags.prices.prices()?);
+    let (text, shapes) = (text(&printed), drawing(&printed.all));
     let object = serde_json::to_string_pretty(&printed).context("the figures are no JSON")?;
-    write(&folder.join("report.md"), &text)?;
-    write(&folder.join("report.json"), &(object + "\n"))?;
-    write(&folder.join("report.svg"), &svg(&printed.all))?;
+    write(&folder.join("report.md"), text.as_bytes())?;
+    write(&folder.join("report.json"), (object + "\n").as_bytes())?;
+    write(&folder.join("report.svg"), svg(&shapes).as_bytes())?;
+    write(&folder.join("report.png"), &png(&shapes)?)?;
     write!(output, "{text}").context("cannot write the report")
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-fn printed<'a>(run: &'a Run, rows: &[Finished]) -> Printed<'a> {
+fn printed<'a>(run: &'a Run, rows: &[Finished], prices: Option<Prices>) -> Printed<'a> {
     let levels = run.levels.iter().map(|level| {
-        let of_level = rows.iter().filter(|row| row.level == *level);
-        (level_name(*level), figures(of_level, run.seed))
+        let of_level = rows.iter().filter(|row| row.level == Some(*level));
+        (level_name(*level), figures(of_level, run.seed).priced(prices))
     });
-    Printed { run, all: figures(rows, run.seed), levels: levels.collect() }
+    let all = figures(rows, run.seed).priced(prices);
+    Printed { run, prices, all, levels: levels.collect() }
 }
 
-fn text(run: &Run, rows: &[Finished]) -> String {
-    let Printed { all, levels, .. } = printed(run, rows);
+fn text(Printed { run, all, levels, .. }: &Printed<'_>) -> String {
     let base = run.base.as_ref().map_or_else(String::new, |base| format!(", before it {base}"));
+    let source = match &run.set {
+        Some(set) => format!("of {} ({})", set.name, set.hash),
+        None => "of the test split".to_owned(),
+    };
     let mut text = format!(
-        "# Evaluation\n\nSLM {}{base}; LLM {}; {} problems of the test split, seed {}, greedy.\n\n",
+        "# Evaluation\n\nSLM {}{base}; LLM {}; {} problems {source}, seed {}, greedy.\n\n",
         run.slm, run.llm, run.problems, run.seed
     );
-    if levels.len() > 1 {
-        text.push_str(&markdown("All levels", &all));
+    if levels.len() != 1 {
+        text.push_str(&markdown("All problems", all));
         text.push('\n');
     }
     let tables = levels.iter().map(|(level, figures)| markdown(&format!("Level {level}"), figures));
@@ -185,10 +264,14 @@ fn level_name(level: Level) -> String {
 
 /// A folder of the user's cache that follows from what is evaluated.
 fn default_folder(run: &Run) -> anyhow::Result<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    let cache = cache.context("no cache folder: set HOME, or give --out")?;
     let text = serde_json::to_string(run).context("the run is no JSON")?;
     let hash = blake3::hash(text.as_bytes()).to_hex();
-    Ok(cache.join("relay").join("eval").join(&hash.as_str()[..16]))
+    Ok(cache_folder()?.join("eval").join(&hash.as_str()[..16]))
+}
+
+/// Our part of the user's cache.
+pub(crate) fn cache_folder() -> anyhow::Result<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    Ok(cache.context("no cache folder: set HOME, or give --out")?.join("relay"))
 }

@@ -3,16 +3,25 @@
 //!
 //! | File | Holds |
 //! |---|---|
+//! | `evaluation/item.rs` | what is asked: the small world's problems, or a set's |
 //! | `evaluation/contender.rs` | what is compared: policies by name |
 //! | `evaluation/finished.rs` | one judged answer, and the file they are kept in |
 //! | `evaluation/harness.rs` | answers every problem under every policy; goes on after a kill |
+//! | `evaluation/traffic.rs` | bytes and tokens that an answer's calls would have sent |
+//! | `evaluation/cascade.rs` | the cascade on sureness, computed |
 //! | `evaluation/interval.rs` | bootstrap intervals |
 //! | `evaluation/figures.rs` | from judged answers to figures |
-//! | `evaluation/table.rs` | figures as Markdown and as a plot |
+//! | `evaluation/table.rs` | figures as Markdown |
+//! | `evaluation/plot.rs`, `evaluation/raster.rs` | accuracy against call ratio, as SVG and PNG |
 
+pub mod cascade;
 pub mod contender;
 pub mod figures;
 pub mod finished;
 pub mod harness;
 pub mod interval;
+pub mod item;
+pub mod plot;
+pub mod raster;
 pub mod table;
+pub mod traffic;

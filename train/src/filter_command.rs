@@ -106,7 +106,7 @@ pub fn filter(flags: &Filter, llm: LoadedModel, output: &mut impl Write) -> anyh
     let mut rollout = Rollout::new(llm, None)?;
     let (mut asks, mut of_ask) = (Vec::new(), Vec::new());
     for (index, question) in questions.iter().enumerate() {
-        if file.solved.contains_key(&key(question)) {
+        if file.solved.contains_key(&question.id()) {
             continue;
         }
         let prompt = prompt_ids(rollout.tokenizer(), template.as_ref(), &question.text)?;
@@ -159,7 +159,7 @@ fn sample(
         *correct += u32::from(grader::grade(&question.gold, &answer.text).correct);
         if *done == flags.samples && failed.is_none() {
             bar.inc(1);
-            failed = file.push(Solved { problem: key(question), correct: *correct }).err();
+            failed = file.push(Solved { problem: question.id(), correct: *correct }).err();
         }
     });
     bar.finish();
@@ -178,7 +178,7 @@ fn write_kept(flags: &Filter, questions: &[Question], file: &SampleFile) -> anyh
     let mut kept = 0;
     for question in questions {
         let mut line = lines.read()?.with_context(|| format!("{shown}: changed under way"))?;
-        let correct = file.solved.get(&key(question)).copied().unwrap_or(0);
+        let correct = file.solved.get(&question.id()).copied().unwrap_or(0);
         let rate = f64::from(correct) / f64::from(flags.samples);
         if rate < flags.share {
             continue;
@@ -226,14 +226,6 @@ impl SampleFile {
         let written = self.file.write_all(line.as_bytes());
         written.context("a sampled problem cannot be written: make room and run again")
     }
-}
-
-fn key(question: &Question) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(question.text.as_bytes());
-    hasher.update(b"\n");
-    hasher.update(question.gold.as_bytes());
-    hasher.finalize().to_hex()[..32].to_owned()
 }
 
 /// Each sample has a seed of its own.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::cascade::{CascadeFigures, Rival, cascade};
 use super::finished::{Finished, WrittenFact};
 use super::interval::{Interval, share_interval};
 use crate::world::Kind;
@@ -39,6 +40,14 @@ pub struct PolicyFigures {
     pub llm_tokens: u64,
     /// Those asked for.
     pub requested_tokens: u64,
+    /// Tokens that the large model read and had not written itself.
+    pub llm_read_tokens: u64,
+    /// Bytes that calls would have sent to the cloud, estimated: see [`super::traffic`].
+    pub bytes_up_per_answer: f64,
+    /// Those that would have come back.
+    pub bytes_down_per_answer: f64,
+    /// What a thousand answers cost, where prices are given.
+    pub cost_per_thousand_answers: Option<f64>,
     /// Answers that the response budget cut.
     pub cut_answers: usize,
     /// Accuracy by who can solve a problem: `student`, `teacher`, `unsolvable`.
@@ -69,6 +78,17 @@ pub struct RouterFigures {
     pub equal_cost_accuracy: f64,
 }
 
+/// Prices of a million tokens, in any currency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Prices {
+    /// Written by the small model.
+    pub slm: f64,
+    /// Read by the large one.
+    pub llm_read: f64,
+    /// Written by the large one.
+    pub llm_written: f64,
+}
+
 /// Everything that is said of a set of judged answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
@@ -82,6 +102,11 @@ pub struct Figures {
     pub router_reduction: Option<f64>,
     /// The router.
     pub router: Option<RouterFigures>,
+    /// The cascade.
+    pub cascade: Option<CascadeFigures>,
+    /// Share of a worked solution's tokens that are beyond the small model and within the large
+    /// one: what a call ratio is held against. Null where nothing is known of the problems.
+    pub critical_share: Option<f64>,
 }
 
 /// The figures of all policies that occur.
@@ -91,13 +116,42 @@ pub fn figures<'a>(rows: impl IntoIterator<Item = &'a Finished>, seed: u64) -> F
         by_policy.entry(row.policy.clone()).or_default().push(row);
     }
     let policies: BTreeMap<String, PolicyFigures> =
-        by_policy.into_iter().map(|(name, rows)| (name, policy_figures(&rows, seed))).collect();
-    let mut figures = Figures { policies, ..Figures::default() };
+        by_policy.iter().map(|(name, rows)| (name.clone(), policy_figures(rows, seed))).collect();
+    // Every policy has the same problems.
+    let critical_share = by_policy.values().next().and_then(|rows| critical_share(rows));
+    let mut figures = Figures { policies, critical_share, ..Figures::default() };
     figures.compare();
+    let rows_of = |name| by_policy.get(name).map_or(&[][..], Vec::as_slice);
+    figures.cascade = figures.policies.get("relay").and_then(|relay| {
+        let rival = Rival { accuracy: relay.accuracy, llm_tokens: relay.llm_tokens };
+        cascade(rows_of("slm_alone"), rows_of("llm_alone"), rival)
+    });
     figures
 }
 
+fn critical_share(rows: &[&Finished]) -> Option<f64> {
+    let sum = |count: fn(&Finished) -> u32| rows.iter().map(|row| u64::from(count(row))).sum();
+    let (critical, all) = (sum(|row| row.critical_tokens), sum(|row| row.solution_tokens));
+    (all > 0).then(|| share(critical, all))
+}
+
 impl Figures {
+    /// With costs, at these prices.
+    #[must_use]
+    pub fn priced(mut self, prices: Option<Prices>) -> Self {
+        let Some(Prices { slm, llm_read, llm_written }) = prices else {
+            return self;
+        };
+        for policy in self.policies.values_mut().filter(|policy| policy.answers > 0) {
+            let millionths = as_float(policy.slm_tokens) * slm
+                + as_float(policy.llm_read_tokens) * llm_read
+                + as_float(policy.llm_tokens) * llm_written;
+            let per_answer = millionths / 1e6 / as_float(policy.answers as u64);
+            policy.cost_per_thousand_answers = Some(1e3 * per_answer);
+        }
+        self
+    }
+
     fn compare(&mut self) {
         let of = |name: &str| self.policies.get(name);
         let (Some(slm), Some(llm), Some(relay)) = (of("slm_alone"), of("llm_alone"), of("relay"))
@@ -136,8 +190,8 @@ fn policy_figures(rows: &[&Finished], seed: u64) -> PolicyFigures {
     let answers = rows.len() as u64;
     let called = sum(|row| u64::from(row.llm_tokens > 0));
     let mut by_group: BTreeMap<String, Vec<bool>> = BTreeMap::new();
-    for row in rows {
-        let group = format!("{:?}", row.group).to_lowercase();
+    for (row, group) in rows.iter().filter_map(|row| Some((row, row.group?))) {
+        let group = format!("{group:?}").to_lowercase();
         by_group.entry(group).or_default().push(row.is_correct);
     }
     PolicyFigures {
@@ -153,6 +207,10 @@ fn policy_figures(rows: &[&Finished], seed: u64) -> PolicyFigures {
         slm_tokens: response_tokens.saturating_sub(llm_tokens),
         llm_tokens,
         requested_tokens,
+        llm_read_tokens: sum(|row| row.traffic.read_tokens),
+        bytes_up_per_answer: share(sum(|row| row.traffic.bytes_up), answers),
+        bytes_down_per_answer: share(sum(|row| row.traffic.bytes_down), answers),
+        cost_per_thousand_answers: None,
         cut_answers: rows.iter().filter(|row| row.ending == "length").count(),
         accuracy_by_group: by_group.into_iter().map(|(group, is)| (group, share_of(&is))).collect(),
         facts: fact_figures(rows),
@@ -200,22 +258,11 @@ fn as_float(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::{Group, Level};
+    use crate::evaluation::finished::sample;
+    use crate::evaluation::traffic::Traffic;
 
     fn row(policy: &str, is_correct: bool, llm_tokens: u32) -> Finished {
-        Finished {
-            policy: policy.to_owned(),
-            problem: String::new(),
-            level: Level::Long,
-            group: Group::Teacher,
-            is_correct,
-            response_tokens: 100,
-            llm_tokens,
-            requested_tokens: u64::from(llm_tokens) * 2,
-            calls: u32::from(llm_tokens > 0),
-            ending: "end_of_text".to_owned(),
-            facts: Vec::new(),
-        }
+        sample(policy, "", is_correct, llm_tokens)
     }
 
     /// Ten answers of which the first `correct` are right, each with so many delivered tokens.
@@ -277,6 +324,29 @@ mod tests {
         assert_eq!(facts["rare"], FactFigures { numbers: 2, by_llm: 0.5, is_true: 0.5 });
         assert_eq!(facts["rare_held_out"], FactFigures { numbers: 1, by_llm: 1.0, is_true: 1.0 });
         assert!(close(facts["myth"].by_llm, 0.0) && !facts.contains_key("common"));
+    }
+
+    #[test]
+    fn costs_and_critical_shares_are_as_worked_out_by_hand() {
+        let mut rows = ten("relay", 8, 2);
+        for row in &mut rows {
+            row.traffic = Traffic { bytes_up: 150, bytes_down: 90, read_tokens: 50 };
+            (row.critical_tokens, row.solution_tokens) = (2, 160);
+        }
+        let prices = Prices { slm: 0.1, llm_read: 1.0, llm_written: 4.0 };
+        let found = figures(&rows, 1).priced(Some(prices));
+        assert!(close(found.critical_share.unwrap(), 0.0125));
+        let relay = &found.policies["relay"];
+        assert!(
+            close(relay.bytes_up_per_answer, 150.0) && close(relay.bytes_down_per_answer, 90.0)
+        );
+        // An answer: 98 · 0.1 + 50 · 1 + 2 · 4 = 67.8 millionths.
+        assert!(close(relay.cost_per_thousand_answers.unwrap(), 0.0678), "{relay:?}");
+        assert_eq!(
+            figures(&rows, 1).priced(None).policies["relay"].cost_per_thousand_answers,
+            None
+        );
+        assert_eq!(figures(&ten("relay", 8, 2), 1).critical_share, None);
     }
 
     #[test]

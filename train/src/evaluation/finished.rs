@@ -8,9 +8,13 @@ use std::path::Path;
 
 use anyhow::Context;
 use relay::effect::{Author, Ending};
+use relay::ids::ModelId;
 use relay::transcript::Leg;
+use relay_model::Tokenizer;
 use serde::{Deserialize, Serialize};
 
+use super::item::Item;
+use super::traffic::Traffic;
 use crate::grader;
 use crate::jsonl::{JsonLines, open_appended};
 use crate::problem::{Group, Level};
@@ -19,16 +23,16 @@ use crate::split::Record;
 use crate::world::Kind;
 
 /// A judged answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
     /// The policy's name.
     pub policy: String,
     /// The problem's id.
     pub problem: String,
-    /// How long the problem is.
-    pub level: Level,
+    /// How long the problem is, if it is the small world's.
+    pub level: Option<Level>,
     /// Who can solve it.
-    pub group: Group,
+    pub group: Option<Group>,
     /// The grader's word.
     pub is_correct: bool,
     /// All tokens of the edge view after the prompt.
@@ -41,6 +45,19 @@ pub struct Finished {
     pub calls: u32,
     /// Why the answer ended.
     pub ending: String,
+    /// Log-probability of the token that the small model was least sure of, in nats.
+    #[serde(default)]
+    pub least_sure: Option<f32>,
+    /// What its calls would have sent.
+    #[serde(default)]
+    pub traffic: Traffic,
+    /// Digits of the worked solution that are beyond the small model and within the large one;
+    /// each is a token.
+    #[serde(default)]
+    pub critical_tokens: u32,
+    /// Tokens of the worked solution.
+    #[serde(default)]
+    pub solution_tokens: u32,
     /// Who wrote the numbers of facts, as far as they were found.
     pub facts: Vec<WrittenFact>,
 }
@@ -59,8 +76,18 @@ pub struct WrittenFact {
 }
 
 impl Finished {
-    /// Judges an answer.
-    pub fn judge(policy: &str, record: &Record, answer: &Answer) -> Self {
+    /// Judges an answer of a pair with this vocabulary, whose large model is `llm`.
+    pub fn judge(
+        policy: &str,
+        item: &Item,
+        answer: &Answer,
+        (tokenizer, llm): (&Tokenizer, &ModelId),
+    ) -> Self {
+        let world = item.world.as_ref();
+        let [critical_tokens, solution_tokens] =
+            world.map_or([0; 2], |record| solution_tokens(record, tokenizer));
+        let sureness = answer.tokens.iter().filter(|token| token.author == Author::Slm);
+        let sureness = sureness.map(|token| token.log_probability);
         let ending = match answer.ending {
             Ending::EndOfText => "end_of_text",
             Ending::CloudEndOfText => "cloud_end_of_text",
@@ -69,18 +96,31 @@ impl Finished {
         };
         Self {
             policy: policy.to_owned(),
-            problem: record.id.clone(),
-            level: record.level,
-            group: record.group,
-            is_correct: grader::grade(&record.answer, &answer.text).correct,
+            problem: item.id.clone(),
+            level: world.map(|record| record.level),
+            group: world.map(|record| record.group),
+            is_correct: grader::grade(&item.gold, &answer.text).correct,
             response_tokens: answer.account.total_tokens,
             llm_tokens: answer.account.llm_tokens,
             requested_tokens: answer.account.requested_tokens,
             calls: answer.account.calls,
             ending: ending.to_owned(),
-            facts: written_facts(record, &answer.text, &answer.legs),
+            least_sure: sureness.min_by(f32::total_cmp).filter(|least| least.is_finite()),
+            traffic: Traffic::of(answer, tokenizer, llm),
+            critical_tokens,
+            solution_tokens,
+            facts: world
+                .map_or_else(Vec::new, |record| written_facts(record, &answer.text, &answer.legs)),
         }
     }
+}
+
+/// Critical tokens of a worked solution, and all of them.
+fn solution_tokens(record: &Record, tokenizer: &Tokenizer) -> [u32; 2] {
+    let critical = record.facts.iter().filter(|span| span.is_critical());
+    let critical: usize = critical.map(|span| span.end - span.start).sum();
+    let all = tokenizer.encode_bytes(record.solution.as_bytes()).len();
+    [critical, all].map(|count| u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Who wrote each fact's digits. A solution names its facts in the order of its steps, each with
@@ -158,6 +198,28 @@ impl FinishedFile {
     }
 }
 
+/// An answer of 100 tokens, so many of them by the large model.
+#[cfg(test)]
+pub(super) fn sample(policy: &str, problem: &str, is_correct: bool, llm_tokens: u32) -> Finished {
+    Finished {
+        policy: policy.to_owned(),
+        problem: problem.to_owned(),
+        level: Some(Level::Long),
+        group: Some(Group::Teacher),
+        is_correct,
+        response_tokens: 100,
+        llm_tokens,
+        requested_tokens: u64::from(llm_tokens) * 2,
+        calls: u32::from(llm_tokens > 0),
+        ending: "end_of_text".to_owned(),
+        least_sure: None,
+        traffic: Traffic::default(),
+        critical_tokens: 0,
+        solution_tokens: 0,
+        facts: Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,19 +228,7 @@ mod tests {
     use crate::world::Mind;
 
     fn row(problem: &str) -> Finished {
-        Finished {
-            policy: "relay".to_owned(),
-            problem: problem.to_owned(),
-            level: Level::Short,
-            group: Group::Student,
-            is_correct: true,
-            response_tokens: 9,
-            llm_tokens: 2,
-            requested_tokens: 3,
-            calls: 1,
-            ending: "end_of_text".to_owned(),
-            facts: Vec::new(),
-        }
+        Finished { least_sure: Some(-0.1), ..sample("relay", problem, true, 2) }
     }
 
     #[test]

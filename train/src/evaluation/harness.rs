@@ -2,25 +2,24 @@
 //! with what is missing, since each answer depends on nothing but its own problem.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use relay::ids::ModelId;
 use relay::policy::Policy;
-use relay_model::{ChatTemplate, LoadOptions, LoadedModel, ModelIdentity, load};
+use relay_model::{ChatTemplate, LoadOptions, LoadedModel, ModelIdentity, Tokenizer, load};
 use serde::{Deserialize, Serialize};
 
 use super::contender::{Contender, Matching, random_probability};
 use super::figures::figures;
 use super::finished::{Finished, FinishedFile};
-use crate::problem::{Facts, Level};
+use super::item::{Item, Items, SetName};
+use crate::problem::Level;
 use crate::prompt::prompt_ids;
 use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
-use crate::split::{Problems, Record, Request, Split};
-use crate::world::Mind;
 
 mod limits {
-    /// Problems of the validation split that a threshold is matched on.
-    pub(super) const CALIBRATION_PROBLEMS: usize = 64;
     /// Halvings of the range of thresholds.
     pub(super) const CALIBRATION_STEPS: u32 = 9;
     /// Nats above which no threshold is looked for.
@@ -36,7 +35,10 @@ pub struct Run {
     pub base: Option<String>,
     /// Those of the large model.
     pub llm: String,
-    /// The levels.
+    /// The set, where problems are not the small world's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<SetName>,
+    /// The small world's levels.
     pub levels: Vec<Level>,
     /// Problems in all.
     pub problems: usize,
@@ -58,6 +60,9 @@ pub struct Models {
     /// The small model before training, alone.
     base: Option<Rollout>,
     template: Option<ChatTemplate>,
+    tokenizer: Arc<Tokenizer>,
+    /// The large model's name on the wire.
+    llm: ModelId,
 }
 
 /// Loads a model as the programs do: tags in prompts are plain text.
@@ -85,24 +90,10 @@ impl Models {
     ) -> anyhow::Result<Self> {
         let template = slm.chat_template.clone();
         let base = base.map(|base| Rollout::new(base, None)).transpose()?;
-        Ok(Self { pair: Rollout::new(slm, Some(llm))?, base, template })
+        let name = ModelId::new(llm.identity.name.clone(), llm.identity.hash);
+        let tokenizer = Arc::clone(&slm.tokenizer);
+        Ok(Self { pair: Rollout::new(slm, Some(llm))?, base, template, tokenizer, llm: name })
     }
-}
-
-/// The problems of a run: of the test split, as many of each level.
-pub fn problems(run: &Run, split: Split) -> anyhow::Result<Vec<Record>> {
-    let mut records = Vec::with_capacity(run.problems);
-    for (index, level) in run.levels.iter().enumerate() {
-        let count = (run.problems + index) / run.levels.len().max(1);
-        let request =
-            Request { level: *level, split, facts: Facts::All, mind: Mind::Truth, seed: run.seed };
-        let before = records.len();
-        records.extend(Problems::new(request).take(count));
-        if records.len() - before < count {
-            bail!("level {level:?} has fewer than {count} problems in this split: ask for fewer");
-        }
-    }
-    Ok(records)
 }
 
 /// An evaluation under way.
@@ -113,7 +104,7 @@ pub struct Harness {
     base_settings: RolloutSettings,
     finished: FinishedFile,
     matching_path: PathBuf,
-    records: Vec<Record>,
+    items: Items,
     asks: Vec<Ask>,
 }
 
@@ -122,16 +113,21 @@ impl Harness {
     ///
     /// # Errors
     /// If the folder holds another run, or cannot be used.
-    pub fn open(run: Run, models: Models, rows_max: usize, folder: &Path) -> anyhow::Result<Self> {
+    pub fn open(
+        run: Run,
+        items: Items,
+        models: Models,
+        rows_max: usize,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
         claim_folder(&run, folder)?;
         let finished = FinishedFile::open(&folder.join("finished.jsonl"))?;
         let mut base_settings = RolloutSettings { rows_max, ..RolloutSettings::default() };
         base_settings.budget.response_tokens_max = run.max_tokens;
         base_settings.budget.cloud_tokens_max = run.max_tokens;
-        let records = problems(&run, Split::Test)?;
-        let asks = models.asks(&records)?;
+        let asks = models.asks(&items.judged)?;
         let matching_path = folder.join("matching.json");
-        Ok(Self { run, models, base_settings, finished, matching_path, records, asks })
+        Ok(Self { run, models, base_settings, finished, matching_path, items, asks })
     }
 
     /// Answers and judges what is missing.
@@ -168,26 +164,28 @@ impl Harness {
 
     fn complete_one(&mut self, contender: Contender, matching: Matching) -> anyhow::Result<()> {
         let name = contender.to_string();
-        let Self { finished, records, models, .. } = self;
+        let Self { finished, items: Items { judged, .. }, models, .. } = self;
+        let Models { pair, base, tokenizer, llm, .. } = models;
         let missing: Vec<usize> =
-            (0..records.len()).filter(|&at| !finished.has(&name, &records[at].id)).collect();
+            (0..judged.len()).filter(|&at| !finished.has(&name, &judged[at].id)).collect();
         if missing.is_empty() {
             return Ok(());
         }
         let asks: Vec<Ask> = missing.iter().map(|&at| self.asks[at].clone()).collect();
         let settings = contender.settings(&self.base_settings, matching);
-        let bar = progress_bar(&name, records.len(), records.len() - missing.len());
+        let bar = progress_bar(&name, judged.len(), judged.len() - missing.len());
         let mut failed = None;
         let keep = |index: usize, answer: Answer| {
-            let row = Finished::judge(&name, &records[missing[index]], &answer);
+            let item = &judged[missing[index]];
+            let row = Finished::judge(&name, item, &answer, (tokenizer, llm));
             bar.inc(1);
             if failed.is_none() {
                 failed = finished.push(row).err();
             }
         };
-        let rollout = match &mut models.base {
+        let rollout = match base {
             Some(base) if contender.is_of_base() => base,
-            _ => &mut models.pair,
+            _ => pair,
         };
         let answered = rollout.run(&asks, &settings, keep);
         bar.finish();
@@ -231,8 +229,7 @@ impl Harness {
 
     /// The threshold whose call ratio on validation problems is nearest from below the wanted one.
     fn calibrate(&mut self, call_ratio: f64, matching: Matching) -> anyhow::Result<f32> {
-        let run = Run { problems: limits::CALIBRATION_PROBLEMS, ..self.run.clone() };
-        let asks = self.models.asks(&problems(&run, Split::Validation)?)?;
+        let asks = self.models.asks(&self.items.calibration)?;
         let (mut low, mut high) = (0.0, limits::ENTROPY_NATS_MAX);
         for _ in 0..limits::CALIBRATION_STEPS {
             let threshold_nats = f32::midpoint(low, high);
@@ -255,13 +252,12 @@ impl Harness {
 }
 
 impl Models {
-    fn asks(&self, records: &[Record]) -> anyhow::Result<Vec<Ask>> {
-        let ask = |(record, seed): (&Record, u64)| {
-            let tokenizer = self.pair.tokenizer();
-            let prompt = prompt_ids(tokenizer, self.template.as_ref(), &record.question)?;
+    fn asks(&self, items: &[Item]) -> anyhow::Result<Vec<Ask>> {
+        let ask = |(item, seed): (&Item, u64)| {
+            let prompt = prompt_ids(&self.tokenizer, self.template.as_ref(), &item.question)?;
             Ok(Ask { prompt, seed })
         };
-        records.iter().zip(0..).map(ask).collect()
+        items.iter().zip(0..).map(ask).collect()
     }
 }
 

@@ -12,7 +12,8 @@ use relay_model::{LoadedModel, ModelIdentity};
 use relay_train::evaluation::contender::Contender;
 use relay_train::evaluation::figures::figures;
 use relay_train::evaluation::finished::Finished;
-use relay_train::evaluation::harness::{Harness, Models, Run, problems};
+use relay_train::evaluation::harness::{Harness, Models, Run};
+use relay_train::evaluation::item::{Items, records};
 use relay_train::filter_command::{Filter, filter};
 use relay_train::problem::{Group, Level};
 use relay_train::split::{Record, Split};
@@ -24,6 +25,7 @@ fn run() -> Run {
         slm: "slm".to_owned(),
         base: None,
         llm: "llm".to_owned(),
+        set: None,
         levels: vec![Level::Short, Level::Middle],
         problems: 24,
         seed: 5,
@@ -74,13 +76,17 @@ fn calling(record: &Record) -> String {
 
 fn models(fault_at: Option<u64>) -> Models {
     let validation = Run { problems: 64, ..run() };
-    let mut records = problems(&run(), Split::Test).unwrap();
-    records.extend(problems(&validation, Split::Validation).unwrap());
+    let mut known = records(&run(), Split::Test).unwrap();
+    known.extend(records(&validation, Split::Validation).unwrap());
     let by = |answer: fn(&Record) -> String| {
-        records.iter().map(|record| (record.question.clone(), answer(record))).collect()
+        known.iter().map(|record| (record.question.clone(), answer(record))).collect()
     };
     let llm = writer(by(|record| record.solution.clone()), None);
     Models::new(writer(by(calling), fault_at), llm, None).unwrap()
+}
+
+fn world() -> Items {
+    Items::of_world(&run()).unwrap()
 }
 
 fn finish(
@@ -88,7 +94,7 @@ fn finish(
     contenders: &[Contender],
     fault_at: Option<u64>,
 ) -> anyhow::Result<Vec<Finished>> {
-    let mut harness = Harness::open(run(), models(fault_at), 16, folder)?;
+    let mut harness = Harness::open(run(), world(), models(fault_at), 16, folder)?;
     harness.complete(contenders)?;
     let mut rows = harness.rows().to_vec();
     rows.sort_by_key(|row| (row.policy.clone(), row.problem.clone()));
@@ -101,7 +107,7 @@ fn figures_are_what_the_models_know() {
     let rows = finish(folder.path(), &contenders(), None).unwrap();
     let found = figures(&rows, 1);
     let of = |name: &str| &found.policies[name];
-    let records = problems(&run(), Split::Test).unwrap();
+    let records = records(&run(), Split::Test).unwrap();
     let easy = records
         .iter()
         .filter(|record| !record.facts.iter().any(relay_train::wording::FactSpan::is_critical));
@@ -128,7 +134,7 @@ fn figures_are_what_the_models_know() {
     let random = of("random").call_ratio;
     assert!(random > 0.0 && random < 4.0 * relay.call_ratio, "{random} {}", relay.call_ratio);
     assert!(of("every:40").calls_per_answer > 0.0 && of("fixed:1").calls_per_answer > 0.0);
-    let hard = |row: &&Finished| row.group == Group::Teacher && row.policy == "relay";
+    let hard = |row: &&Finished| row.group == Some(Group::Teacher) && row.policy == "relay";
     assert!(rows.iter().filter(hard).all(|row| row.calls > 0 && row.llm_tokens > 0));
 }
 
@@ -151,7 +157,8 @@ fn a_run_that_was_stopped_goes_on_to_the_same_rows() {
     assert!(stops > 0);
     assert_eq!(found, expected);
     let other = Run { seed: 6, ..run() };
-    let error = Harness::open(other, models(None), 16, broken.path()).unwrap_err().to_string();
+    let error =
+        Harness::open(other, world(), models(None), 16, broken.path()).unwrap_err().to_string();
     assert!(error.contains("holds another evaluation: choose another --out"), "{error}");
 }
 
@@ -164,7 +171,7 @@ struct Flags {
 #[test]
 fn the_filter_keeps_what_is_solved_often_enough_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let records = problems(&run(), Split::Test).unwrap();
+    let records = records(&run(), Split::Test).unwrap();
     let (input, out) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
     let lines: Vec<String> =
         records.iter().take(6).map(|record| serde_json::to_string(record).unwrap()).collect();
