@@ -62,9 +62,10 @@ pub enum DataCommand {
 
 #[derive(Args)]
 struct Drawn {
-    /// How long the answers are.
-    #[arg(long, value_enum)]
-    level: Level,
+    /// How long the answers are; of several levels there are as many problems of each, one level
+    /// after the other.
+    #[arg(long = "level", value_enum, value_delimiter = ',', required = true)]
+    levels: Vec<Level>,
     /// The part of all problems.
     #[arg(long, value_enum, default_value = "train")]
     split: Split,
@@ -103,9 +104,13 @@ pub struct Show {
 }
 
 impl Drawn {
-    fn problems(&self) -> Problems {
-        let Self { level, split, facts, mind, seed } = *self;
-        Problems::new(Request { level, split, facts, mind, seed })
+    fn problems(&self, count: usize) -> impl Iterator<Item = Record> {
+        let Self { split, facts, mind, seed, .. } = *self;
+        let levels = self.levels.len();
+        self.levels.iter().enumerate().flat_map(move |(index, &level)| {
+            let request = Request { level, split, facts, mind, seed };
+            Problems::new(request).take((count + index) / levels)
+        })
     }
 }
 
@@ -114,7 +119,7 @@ pub fn run(command: &DataCommand, output: &mut impl Write) -> anyhow::Result<()>
     match command {
         DataCommand::Generate(flags) => generate(flags),
         DataCommand::Show(flags) => {
-            for record in flags.drawn.problems().take(flags.count) {
+            for record in flags.drawn.problems(flags.count) {
                 writeln!(output, "{}", shown(&record))?;
             }
             Ok(())
@@ -142,7 +147,7 @@ fn generate(flags: &Generate) -> anyhow::Result<()> {
     let mut file = BufWriter::new(File::create(&partial).with_context(fault)?);
     let bar = progress_bar(flags.count);
     let mut written = 0;
-    for record in flags.drawn.problems().take(flags.count) {
+    for record in flags.drawn.problems(flags.count) {
         serde_json::to_writer(&mut file, &record).with_context(fault)?;
         file.write_all(b"\n").with_context(fault)?;
         written += 1;

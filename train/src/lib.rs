@@ -25,12 +25,15 @@
 //! | `evaluation.rs`, `evaluation/` | how good a pair is with a policy, beside its baselines |
 //! | `eval_command.rs` | `relay-train eval` and `report` |
 //! | `filter_command.rs` | `relay-train filter` |
+//! | `reproduce.rs`, `reproduce/` | `relay-train reproduce`: the tiny pair from nothing, as a matrix |
+//! | `command_line.rs` | the program's commands |
 //! | `jsonl.rs` | lines of JSON, with faults that name the line |
 
 pub mod advantage;
 pub mod answers;
 pub mod chance;
 pub mod checkpoint;
+pub mod command_line;
 pub mod corpus;
 pub mod curve;
 pub mod data_command;
@@ -49,6 +52,7 @@ pub mod optimiser;
 pub mod pretrain;
 pub mod problem;
 pub mod prompt;
+pub mod reproduce;
 pub mod reward;
 pub mod rollout;
 pub mod split;

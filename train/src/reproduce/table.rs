@@ -1,0 +1,217 @@
+//! The results of finished cells as Markdown: what training measured of each model, then one table
+//! of evaluations for each level, with the paper's own figures beside. Runs nothing.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::cell::{Cell, Folders};
+use super::read_result;
+
+/// What the paper measured with its best pair (`RelayLLM`, 1.7B and 8B, six benchmarks).
+const PAPER: &str = "| the paper, 1.7B calling 8B | – | 42.50 % | 54.12 % | 49.52 % | 60.40 % | 1.07 % \
+                     | – | 98.20 % | – | – | – |\n";
+const LEVELS: [&str; 3] = ["short", "middle", "long"];
+
+/// A column: its title, and where its figure stands in an evaluation.
+const COLUMNS: [(&str, &str); 10] = [
+    ("SLM alone", "/slm_alone/accuracy"),
+    ("LLM alone", "/llm_alone/accuracy"),
+    ("relay", "/relay/accuracy"),
+    ("gap recovered", "/gap_recovered"),
+    ("call ratio", "/relay/call_ratio"),
+    ("critical tokens", "/critical_share"),
+    ("fewer LLM tokens than the router", "/router_reduction"),
+    ("than the cascade", "/cascade/reduction"),
+    ("rare facts by the LLM", "/relay/facts/rare/by_llm"),
+    ("never seen in training", "/relay/facts/rare_held_out/by_llm"),
+];
+/// The other policies that a table compares with.
+const RIVALS: [&str; 4] = ["relay", "teacher_free", "entropy", "random"];
+
+/// An evaluation: the cell it is of, and its figures.
+struct Evaluated<'a> {
+    cell: &'a Cell,
+    figures: Value,
+}
+
+/// All results that are there.
+pub fn markdown(cells: &[Cell], folders: &Folders) -> anyhow::Result<String> {
+    let mut text =
+        "# Results of the tiny pair\n\nWritten by `relay-train reproduce --table` from the \
+                    results of its cells beside this file.\n"
+            .to_owned();
+    let (mut evaluated, mut missing) = (Vec::new(), Vec::new());
+    let mut trained = String::new();
+    for cell in cells {
+        let Some(result) = read_result(folders, &cell.name)? else {
+            missing.push(cell.name.as_str());
+            continue;
+        };
+        let minutes = result["seconds"].as_f64().unwrap_or(0.0) / 60.0;
+        // Writing to a string cannot fail.
+        let _ = writeln!(trained, "| {} | {} | {minutes:.1} |", cell.name, cell.says);
+        let figures = &result["result"];
+        if figures["run"].is_object() {
+            evaluated.push(Evaluated { cell, figures: figures.clone() });
+        }
+    }
+    if !trained.is_empty() {
+        let _ = write!(text, "\n## Cells\n\n| cell | what | minutes |\n|---|---|---|\n{trained}");
+    }
+    if !missing.is_empty() {
+        let _ = writeln!(text, "\nNot finished: {}.", missing.join(", "));
+    }
+    text += &section("All levels", "", &evaluated);
+    for level in LEVELS {
+        text += &section(&format!("Level {level}"), &format!("/levels/{level}"), &evaluated);
+    }
+    Ok(text)
+}
+
+fn section(title: &str, place: &str, evaluated: &[Evaluated<'_>]) -> String {
+    let here: Vec<(&Cell, &Value)> = evaluated
+        .iter()
+        .filter_map(|Evaluated { cell, figures }| Some((*cell, figures.pointer(place)?)))
+        .filter(|(_, figures)| figures["relay"].is_object())
+        .collect();
+    if here.is_empty() {
+        return String::new();
+    }
+    let titles: Vec<&str> = COLUMNS.iter().map(|column| column.0).collect();
+    let mut text = format!(
+        "\n## {title}\n\n| cell | answers | {} |\n|{}\n{PAPER}",
+        titles.join(" | "),
+        "---|".repeat(COLUMNS.len() + 2)
+    );
+    for (cell, figures) in &here {
+        text += &row(&cell.name, &[figures]);
+    }
+    for (group, members) in groups(&here) {
+        text += &row(&format!("{group}, mean of {}", members.len()), &members);
+    }
+    text + &rivals(&here)
+}
+
+/// Cells that differ by their seed only.
+fn groups<'a>(here: &[(&'a Cell, &'a Value)]) -> Vec<(&'a str, Vec<&'a Value>)> {
+    let mut groups: Vec<(&str, Vec<&Value>)> = Vec::new();
+    for (cell, figures) in here {
+        let Some(group) = cell.group.as_deref() else { continue };
+        match groups.iter_mut().find(|(name, _)| *name == group) {
+            Some((_, members)) => members.push(figures),
+            None => groups.push((group, vec![figures])),
+        }
+    }
+    groups.retain(|(_, members)| members.len() > 1);
+    groups
+}
+
+/// A row of the means of these evaluations' figures.
+fn row(name: &str, members: &[&Value]) -> String {
+    let mean = |place: &str| mean(members, place).map_or_else(|| "–".to_owned(), percent);
+    let cells = COLUMNS.iter().map(|(_, place)| match *place {
+        "/relay/accuracy" if members.len() == 1 => {
+            let end = |place| mean(place).trim_end_matches(" %").to_owned();
+            let (low, high) = ("/relay/accuracy_low", "/relay/accuracy_high");
+            format!("{} ({}–{})", mean(place), end(low), end(high))
+        }
+        place => mean(place),
+    });
+    let cells: Vec<String> = cells.collect();
+    let answers = members.first().and_then(|figures| figures["relay"]["answers"].as_u64());
+    format!("| {name} | {} | {} |\n", answers.unwrap_or(0), cells.join(" | "))
+}
+
+fn rivals(here: &[(&Cell, &Value)]) -> String {
+    let titles = RIVALS.map(|rival| format!("{rival} (95 %), call ratio"));
+    let mut text =
+        format!("\n| cell | {} |\n|{}\n", titles.join(" | "), "---|".repeat(RIVALS.len() + 1));
+    for (cell, figures) in here {
+        let cells = RIVALS.map(|rival| {
+            let figure = |name: &str| figures[rival][name].as_f64().map(percent);
+            let (Some(accuracy), Some(low), Some(high), Some(ratio)) = (
+                figure("accuracy"),
+                figure("accuracy_low"),
+                figure("accuracy_high"),
+                figure("call_ratio"),
+            ) else {
+                return "–".to_owned();
+            };
+            format!("{accuracy} ({low}–{high}), {ratio}")
+        });
+        let _ = writeln!(text, "| {} | {} |", cell.name, cells.join(" | "));
+    }
+    text
+}
+
+fn mean(members: &[&Value], place: &str) -> Option<f64> {
+    let figures: Option<Vec<f64>> =
+        members.iter().map(|figures| figures.pointer(place)?.as_f64()).collect();
+    let figures = figures.filter(|figures| !figures.is_empty())?;
+    let count = u32::try_from(figures.len()).unwrap_or(u32::MAX);
+    Some(figures.iter().sum::<f64>() / f64::from(count))
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", share * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn cell(name: &str, group: Option<&str>) -> Cell {
+        Cell {
+            name: name.to_owned(),
+            says: "what it is".to_owned(),
+            commands: Vec::new(),
+            config: None,
+            change: toml::Table::new(),
+            result: String::new(),
+            kept: None,
+            group: group.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn rows_have_their_figures_and_groups_their_means() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = Folders { runs: folder.path().to_owned(), out: folder.path().to_owned() };
+        std::fs::create_dir(folder.path().join("results")).unwrap();
+        let write = |name: &str, accuracy: f64| {
+            let figures = json!({
+                "slm_alone": { "accuracy": 0.4 }, "llm_alone": { "accuracy": 0.9 },
+                "relay": {
+                    "answers": 2000, "accuracy": accuracy, "accuracy_low": accuracy - 0.01,
+                    "accuracy_high": accuracy + 0.01, "call_ratio": 0.01,
+                    "facts": { "rare": { "by_llm": 0.9 } },
+                },
+                "gap_recovered": (accuracy - 0.4) / 0.5,
+            });
+            let mut result = figures.clone();
+            result["run"] = json!({});
+            result["levels"] = json!({ "long": figures });
+            let kept = json!({ "seconds": 90.0, "result": result });
+            std::fs::write(folders.result(name), kept.to_string()).unwrap();
+        };
+        write("one", 0.8);
+        write("two", 0.9);
+        let cells = [cell("one", Some("grpo")), cell("two", Some("grpo")), cell("three", None)];
+        let text = markdown(&cells, &folders).unwrap();
+        for part in [
+            "| one | what it is | 1.5 |",
+            "Not finished: three.",
+            "| one | 2000 | 40.00 % | 90.00 % | 80.00 % (79.00–81.00) | 80.00 % | 1.00 % | – | – | – \
+             | 90.00 % | – |",
+            "| grpo, mean of 2 | 2000 | 40.00 % | 90.00 % | 85.00 % | 90.00 % |",
+            "## Level long",
+            "| one | 80.00 % (79.00 %–81.00 %), 1.00 % | – | – | – |",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(!text.contains("## Level short"));
+    }
+}

@@ -1,0 +1,61 @@
+//! Evaluation of a set from a file, with models from folders, killed and gone on with.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{in_tree, kill, program, run, start_until};
+
+/// Problems of another set's form, which the tree's pretrained model has never seen.
+const PROBLEMS: usize = 6;
+
+fn gsm8k(path: &Path) {
+    let line = |count: usize| {
+        format!(
+            "{{\"question\": \"Ann adds up {count} apples and 2 pens. What is the sum?\", \
+             \"answer\": \"It is <<{count}+2>>.\\n#### {}\"}}\n",
+            count + 2
+        )
+    };
+    std::fs::write(path, (3..3 + PROBLEMS).map(line).collect::<String>()).unwrap();
+}
+
+#[test]
+fn a_set_is_evaluated_as_the_small_world_is_and_goes_on_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    gsm8k(Path::new(&path("set.jsonl")));
+    let model = in_tree("train/runs/pretrained/slm").to_str().unwrap().to_owned();
+    let (set, cut, whole) = (path("set.jsonl"), path("cut"), path("whole"));
+    let words = |out| {
+        let of = ["eval", "--slm", &model, "--llm", &model, "--set", "gsm8k", "--in", &set];
+        let how = ["--instruction", "", "--rows", "1", "--max-tokens", "200", "--json"];
+        let prices = ["--price-slm", "1", "--price-llm-written", "10"];
+        let policies = ["--policies", "slm_alone,llm_alone,relay", "--out", out];
+        [&of[..], &how, &prices, &policies].concat()
+    };
+    let finished = Path::new(&cut).join("finished.jsonl");
+    kill(start_until(&words(&cut), &finished, 3));
+    let [cut_said, whole_said] = [&cut, &whole].map(|out| run(&words(out)));
+    assert_eq!(cut_said, whole_said);
+    let object: Value = serde_json::from_str(&whole_said).unwrap();
+    assert_eq!(object["run"]["set"]["name"], "gsm8k");
+    assert_eq!(object["run"]["problems"], PROBLEMS);
+    assert_eq!(object["levels"], serde_json::json!({}));
+    for policy in ["slm_alone", "llm_alone"] {
+        // Both are the same model, and these are sums that it knows.
+        assert!(object[policy]["accuracy"].as_f64().unwrap() > 0.6, "{whole_said}");
+    }
+    let cost = |policy: &str| object[policy]["cost_per_thousand_answers"].as_f64().unwrap();
+    assert!((cost("llm_alone") / cost("slm_alone") - 10.0).abs() < 0.5, "{whole_said}");
+    assert!(object["llm_alone"]["bytes_up_per_answer"].as_f64().unwrap() > 100.0);
+    assert_eq!(object["critical_share"], Value::Null);
+
+    let said = run(&["report", &whole]);
+    assert!(said.contains("6 problems of gsm8k ("), "{said}");
+    for file in ["report.md", "report.json", "report.svg", "report.png"] {
+        assert!(Path::new(&whole).join(file).exists(), "{file}");
+    }
+    let other = program(&[&words(&whole)[..], &["--seed", "3"]].concat()).output().unwrap();
+    assert!(String::from_utf8_lossy(&other.stderr).contains("holds another evaluation"));
+}
