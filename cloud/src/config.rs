@@ -11,7 +11,7 @@ use relay::command;
 use relay::ids::{Fingerprint, ModelId};
 use relay_chassis::telemetry::LogFormat;
 use relay_chassis::tls::TlsFiles;
-use relay_model::{DeviceChoice, DevicePrecision, KvPrecision, LoadedModel};
+use relay_model::{DeviceChoice, DevicePrecision, EMBEDDED, KvPrecision, LoadedModel};
 use relay_proto::size::message_bytes_max;
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +46,8 @@ pub struct CloudSettings {
     pub tls_key: Option<PathBuf>,
     /// The authority that edges' certificates must come from, PEM.
     pub tls_authority: Option<PathBuf>,
-    /// The model: a GGUF file, or a Hugging Face folder.
-    pub model: Option<PathBuf>,
+    /// The model: a GGUF file, a Hugging Face folder, or `embedded`, the tiny pair's large one.
+    pub model: PathBuf,
     /// What it computes on: `cpu`, `cuda`, `cuda:1` (a card's index) or `metal`.
     pub device: DeviceChoice,
     /// What its numbers are on a device: `bf16`, `f16` or `f32`.
@@ -108,7 +108,7 @@ impl Default for CloudSettings {
             tls_certificate: None,
             tls_key: None,
             tls_authority: None,
-            model: None,
+            model: PathBuf::from(EMBEDDED),
             device: DeviceChoice::default(),
             device_precision: DevicePrecision::default(),
             kv_precision: KvPrecision::default(),

@@ -13,7 +13,7 @@ use relay_chassis::pki::{self, IssueOptions, Usage};
 use relay_chassis::shutdown::Shutdown;
 use relay_chassis::{listen, settings, telemetry};
 use relay_cloud::CloudSettings;
-use relay_model::{DeviceChoice, LoadOptions};
+use relay_model::{DeviceChoice, LoadOptions, ModelSource, TINY_LLM};
 use serde::Serialize;
 
 const EXIT_FAULT: u8 = 1;
@@ -75,7 +75,8 @@ struct ServeArguments {
 /// The settings that are flags too; each is named as in the file, with dashes.
 #[derive(Debug, Args, Serialize)]
 struct Flags {
-    /// The model: a GGUF file, or a Hugging Face folder.
+    /// The model: a GGUF file, a Hugging Face folder, or `embedded`: the tiny pair's large one.
+    /// [default: embedded]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// What it computes on: cpu, cuda, cuda:1 (a card's index) or metal.
@@ -221,11 +222,6 @@ fn serve(arguments: &ServeArguments) -> Result<(), Failure> {
 }
 
 async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
-    let Some(model) = settings.model.clone() else {
-        return Err(Failure::usage(
-            "setting `model`: it is not set; give the path of a GGUF file or of a model's folder with --model",
-        ));
-    };
     let shutdown = Shutdown::on_signals().map_err(Failure::fault)?;
     let listener = listen::bind(settings.listen, "listen").await.map_err(Failure::fault)?;
     let address = listener.local_addr().map_err(Failure::fault)?;
@@ -233,7 +229,7 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
     let health = Health::new();
     let ready = tokio::spawn(say_ready(health.clone()));
     tracing::info!(
-        model = %model.display(),
+        model = %settings.model.display(),
         device = %settings.device,
         calls_max = settings.calls_max,
         kv_bytes_max = settings.kv_bytes_max,
@@ -242,7 +238,8 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
     );
     tracing::debug!(?settings, "every setting");
     let options = load_options(&settings);
-    let load = move || relay_model::load(&model, &options);
+    let model = ModelSource::named(&settings.model, &TINY_LLM);
+    let load = move || relay_model::load(model, &options);
     let served = relay_cloud::serve(settings, load, listener, health, shutdown).await;
     ready.abort();
     served.map_err(|error| match error {
@@ -321,7 +318,7 @@ mod tests {
             settings::load_from(None, "RELAY_CLOUD_", [], &serve.flags).unwrap();
         let expected = CloudSettings {
             insecure: true,
-            model: Some("m".into()),
+            model: "m".into(),
             device: DeviceChoice::Metal,
             threads: NonZero::new(2),
             calls_max: 3,

@@ -27,9 +27,8 @@ fn wrong_usage_exits_with_2_and_a_fault_with_1_and_both_name_the_fix() {
     let (config, empty) = (config.to_str().unwrap(), empty.to_str().unwrap());
     let on_loopback = ["serve", "--insecure", "--listen", "127.0.0.1:0", "--model"];
     let with_model = |model| [&on_loopback[..], &[model]].concat();
-    let cases: [(Vec<&str>, i32, &str); 8] = [
+    let cases: [(Vec<&str>, i32, &str); 7] = [
         (vec!["serve"], 2, "`tls_certificate`: it is not set"),
-        (vec!["serve", "--insecure"], 2, "give the path of a GGUF file or of a model's folder"),
         (vec!["serve", "--insecure", "--listen", "0.0.0.0:0"], 2, "`insecure`: 0.0.0.0:0 can be"),
         (vec!["serve", "--config", config], 2, "did you mean `calls_max`?"),
         (vec!["serve", "--insecure", "--calls-max", "0"], 2, "`calls_max`: it is 0"),

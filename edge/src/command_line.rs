@@ -55,7 +55,7 @@ Examples:
   relay-edge model show slm.gguf
   relay-edge model show folder-of-a-model --context 4096 --kv-precision f32 --json")]
 pub(crate) struct Show {
-    /// A GGUF file, or a folder with config.json and safetensors.
+    /// A GGUF file, a folder with config.json and safetensors, or `embedded`.
     pub(crate) path: PathBuf,
     /// Print one JSON object and nothing else.
     #[arg(long)]
@@ -101,7 +101,8 @@ pub(crate) struct Options {
     /// Settings file (TOML).
     #[arg(long, value_name = "FILE", env = "RELAY_EDGE_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// The small model: a GGUF file, or a Hugging Face folder.
+    /// The small model: a GGUF file, a Hugging Face folder, or `embedded`: the tiny pair's, which
+    /// knows a small world of sums. [default: embedded]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// What it computes on: cpu, cuda, cuda:1 (a card's index) or metal. [default: cpu]
@@ -366,6 +367,7 @@ mod tests {
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         let defaults = EdgeSettings::default();
         for (flag, value) in [
+            ("--model", defaults.model.display().to_string()),
             ("--device", defaults.device.to_string()),
             ("--call-budget-ms", defaults.uplink.call_budget_ms.to_string()),
             ("--entropy-threshold", format!("{:.1}", defaults.policy.entropy_threshold_nats)),

@@ -13,7 +13,7 @@ use relay::machine::OnCloudEnd;
 use relay::policy::Policy;
 use relay_chassis::telemetry::LogFormat;
 use relay_chassis::tls::TlsFiles;
-use relay_model::{DeviceChoice, DeviceFault, DevicePrecision, KvPrecision};
+use relay_model::{DeviceChoice, DeviceFault, DevicePrecision, EMBEDDED, KvPrecision};
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::BreakerLimits;
@@ -39,7 +39,7 @@ pub const ENV_PREFIX: &str = "RELAY_EDGE_";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EdgeSettings {
-    /// The small model: a GGUF file, or a Hugging Face folder.
+    /// The small model: a GGUF file, a Hugging Face folder, or `embedded`, the tiny pair's.
     pub model: PathBuf,
     /// What it computes on: `cpu`, `cuda`, `cuda:1` (a card's index) or `metal`.
     pub device: DeviceChoice,
@@ -86,7 +86,7 @@ pub struct EdgeSettings {
 impl Default for EdgeSettings {
     fn default() -> Self {
         Self {
-            model: PathBuf::new(),
+            model: PathBuf::from(EMBEDDED),
             device: DeviceChoice::default(),
             device_precision: DevicePrecision::default(),
             kv_precision: KvPrecision::default(),
@@ -327,7 +327,7 @@ impl EdgeSettings {
             return refuse(
                 "model",
                 "no model is named",
-                "give the path of a GGUF file or of a model's folder (--model)",
+                "give the path of a GGUF file or of a model's folder (--model), or `embedded`",
             );
         }
         self.check_device()?;

@@ -27,7 +27,7 @@ use relay_chassis::{listen, probes, settings};
 use relay_edge::config::ENV_PREFIX;
 use relay_edge::metrics::Metrics;
 use relay_edge::{EdgeError, EdgeSettings, Question, Report, Session};
-use relay_model::{LoadOptions, load};
+use relay_model::{LoadOptions, ModelSource, TINY_SLM, load};
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use chat::{chat, stops_on_signals};
@@ -165,7 +165,7 @@ fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Sess
         kv_precision: settings.kv_precision,
         threads: settings.threads.map(NonZero::get),
     };
-    let model = load(&settings.model, &options)?;
+    let model = load(ModelSource::named(&settings.model, &TINY_SLM), &options)?;
     Ok(Session::new(settings, model, metrics)?.begun_at(local_now()))
 }
 

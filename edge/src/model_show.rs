@@ -8,7 +8,7 @@ use anstyle::Style;
 use anyhow::bail;
 use relay::command::TAGS;
 use relay_edge::EdgeError;
-use relay_model::{LoadOptions, ModelCard, inspect};
+use relay_model::{LoadOptions, ModelCard, ModelSource, TINY_SLM, inspect};
 use serde::Serialize;
 
 use crate::command_line::Show;
@@ -32,7 +32,7 @@ pub(crate) fn show_model(show: &Show) -> anyhow::Result<()> {
     let plain_texts = TAGS.map(str::to_owned).to_vec();
     let kv_precision = show.kv_precision;
     let options = LoadOptions { plain_texts, kv_precision, ..LoadOptions::default() };
-    let card = inspect(&show.path, &options)?;
+    let card = inspect(ModelSource::named(&show.path, &TINY_SLM), &options)?;
     let context_tokens = show.context.unwrap_or(card.context_tokens);
     if context_tokens == 0 || context_tokens > card.context_tokens {
         bail!(
@@ -64,7 +64,7 @@ fn table(card: &ModelCard, fit: &Fit) -> String {
 
 /// Names and values; a row without a name goes on with the one above.
 fn rows(card: &ModelCard, fit: &Fit) -> Vec<(&'static str, String)> {
-    let form = if card.form == "gguf" { "GGUF file" } else { "folder" };
+    let form = if card.form == "gguf" { "GGUF file" } else { card.form };
     let mut rows = vec![
         ("model", format!("{} ({form}, weights {})", card.name, card.weights_hash)),
         ("family", family(card)),

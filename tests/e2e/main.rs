@@ -4,6 +4,7 @@
 
 mod bytes;
 mod disturbed;
+mod embedded;
 mod mismatches;
 mod parity;
 mod promises;

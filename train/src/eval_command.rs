@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use relay_model::{EMBEDDED, TINY_LLM, TINY_SLM};
 use serde::Serialize;
 
 use crate::dataset::{self, Set};
@@ -25,6 +26,13 @@ const WORLD_PROBLEMS: usize = 200;
 /// What is said after a question of a set, so that an answer can be found.
 const INSTRUCTION: &str = "Please reason step by step, and put your final answer within \\boxed{}.";
 
+/// A pair of models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pair {
+    /// The tiny pair.
+    Embedded,
+}
+
 /// Which levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Levels {
@@ -41,11 +49,14 @@ pub enum Levels {
 /// What to evaluate.
 #[derive(Args)]
 pub struct Eval {
+    /// A pair that the program carries, instead of --slm and --llm.
+    #[arg(long, value_enum, conflicts_with_all = ["slm", "llm"])]
+    pair: Option<Pair>,
     /// The small model: a Hugging Face folder or a GGUF file.
-    #[arg(long)]
+    #[arg(long, required_unless_present = "pair", default_value = EMBEDDED, hide_default_value = true)]
     slm: PathBuf,
     /// The large model.
-    #[arg(long)]
+    #[arg(long, required_unless_present = "pair", default_value = EMBEDDED, hide_default_value = true)]
     llm: PathBuf,
     /// The small model before it learned to call, for `slm_alone`; without it that is --slm with
     /// commands masked.
@@ -157,8 +168,9 @@ impl Levels {
 /// Evaluates and prints.
 pub fn evaluate(flags: &Eval, output: &mut impl Write) -> anyhow::Result<()> {
     let prices = flags.prices.prices()?;
-    let (slm, llm) = (load_model(&flags.slm)?, load_model(&flags.llm)?);
-    let base = flags.base.as_deref().map(load_model).transpose()?;
+    let slm = load_model(&flags.slm, &TINY_SLM)?;
+    let llm = load_model(&flags.llm, &TINY_LLM)?;
+    let base = flags.base.as_deref().map(|base| load_model(base, &TINY_SLM)).transpose()?;
     let mut run = Run {
         slm: model_name(&slm.identity),
         base: base.as_ref().map(|base| model_name(&base.identity)),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use relay::policy::Policy;
-use relay_model::{LoadedModel, Sampling};
+use relay_model::{LoadedModel, Sampling, TINY_LLM};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -86,7 +86,7 @@ struct SampleFile {
 
 /// Loads the model, samples, judges and keeps.
 pub fn run(flags: &Filter, output: &mut impl Write) -> anyhow::Result<()> {
-    filter(flags, load_model(&flags.llm)?, output)
+    filter(flags, load_model(&flags.llm, &TINY_LLM)?, output)
 }
 
 /// Samples, judges and keeps, with a model that is loaded.

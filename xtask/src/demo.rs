@@ -3,13 +3,23 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 
 use crate::account::Account;
 use crate::process::{Interrupt, Lines, Process};
-use crate::{account, bring, cargo, folders, models};
+use crate::question::{Problem, is_of_the_small_world};
+use crate::{account, cargo, folders, models};
+
+/// What is said where the tiny pair can know nothing.
+const OTHER_MODELS: &str = "\
+This question is outside of the tiny pair's small world of sums, so take its answer for nothing.
+For other questions bring other models, large and small of one family, as GGUF files or folders:
+  cargo xtask demo --model PATH \"question\"    one model on both sides
+  cargo xtask demo --model \"$(cargo xtask model)\"    brings SmolLM2-135M-Instruct for it
+With two of them, such as Qwen3-8B for relay-cloud and Qwen3-0.6B for relay-edge, start both as
+README.md says.";
 
 /// Named bounds of this file.
 mod limits {
@@ -31,10 +41,21 @@ struct Programs {
     edge: PathBuf,
 }
 
-/// The models of the two sides.
-struct ModelFiles {
-    cloud: PathBuf,
-    edge: PathBuf,
+/// What both sides run.
+enum Models {
+    /// The tiny pair that the programs carry.
+    Embedded,
+    /// One file on both sides.
+    File(PathBuf),
+}
+
+/// What is asked, and what is known of it.
+struct Asked {
+    question: String,
+    /// The right answer, where it is known.
+    answer: Option<String>,
+    /// Whether the demo chose it: then it is one that needs the cloud.
+    is_own: bool,
 }
 
 /// What one side shows the other.
@@ -44,13 +65,14 @@ struct Identity {
     authority: PathBuf,
 }
 
-/// Runs the demo. An error if no answer came, or if the built-in question brought no cloud token.
+/// Runs the demo. An error if no answer came, or if the demo's own question brought no cloud token.
 pub(crate) fn run(
     question: Option<&str>,
     model: Option<&Path>,
     interrupt: &Interrupt,
 ) -> anyhow::Result<()> {
-    let models = bring_models(model, interrupt)?;
+    let models = choose_models(model)?;
+    let asked = choose_question(question, &models)?;
     let programs = build()?;
     interrupt.check()?;
     // Keys and logs of this run only: two demos at once do not meet, and nothing is left behind.
@@ -60,16 +82,47 @@ pub(crate) fn run(
     let (cloud, address) = start_cloud(&programs, &models, &server, &log, interrupt)
         .map_err(|error| with_log(error, &log))?;
     let report = run.path().join("report.json");
-    let asked = question.unwrap_or(models::DEMO.question);
-    anstream::eprintln!("asking: {asked}{}\n", legend());
-    let mut edge = ask(&programs, &models, &client, &address, asked, &report);
+    anstream::eprintln!("asking: {}{}\n", asked.question, legend());
+    let mut edge = ask(&programs, &models, &client, &address, &asked.question, &report);
     let answered = Process::start("relay-edge", &mut edge)
         .and_then(|mut edge| edge.wait(limits::ANSWER, interrupt, || Ok(())))
         .and_then(|status| if status.success() { Ok(()) } else { bail!("relay-edge: {status}") });
     drop(cloud);
     interrupt.check()?;
     answered.map_err(|error| with_log(error, &log))?;
-    show(&report, question.is_none())
+    show(&report, &asked, &models)
+}
+
+fn choose_models(model: Option<&Path>) -> anyhow::Result<Models> {
+    let Some(path) = model else {
+        return Ok(Models::Embedded);
+    };
+    let path = path.canonicalize().with_context(|| {
+        format!("--model {}: no such file; name a GGUF file or a model's folder", path.display())
+    })?;
+    Ok(Models::File(path))
+}
+
+fn choose_question(question: Option<&str>, models: &Models) -> anyhow::Result<Asked> {
+    match (question, models) {
+        (Some(question), _) => {
+            Ok(Asked { question: question.to_owned(), answer: None, is_own: false })
+        }
+        (None, Models::File(_)) => {
+            let question = models::DEMO.question.to_owned();
+            Ok(Asked { question, answer: None, is_own: true })
+        }
+        (None, Models::Embedded) => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let problem = Problem::numbered(now.map_or(0, |now| now.as_millis()))?;
+            anstream::eprintln!(
+                "a problem that the tiny pair has never seen; the small model does not know {}",
+                problem.rare_facts()
+            );
+            let Problem { question, answer, .. } = problem;
+            Ok(Asked { question, answer: Some(answer), is_own: true })
+        }
+    }
 }
 
 /// What the colour means, where there is one.
@@ -85,18 +138,6 @@ fn build() -> anyhow::Result<Programs> {
             .ok()
             .context("cargo built another number of programs")?;
     Ok(Programs { cloud, edge })
-}
-
-fn bring_models(chosen: Option<&Path>, interrupt: &Interrupt) -> anyhow::Result<ModelFiles> {
-    if let Some(path) = chosen {
-        let path = path.canonicalize().with_context(|| {
-            format!("--model {}: no such file; name a GGUF file", path.display())
-        })?;
-        return Ok(ModelFiles { cloud: path.clone(), edge: path });
-    }
-    let cloud = bring::model(models::DEMO.cloud, interrupt)?;
-    let edge = bring::model(models::DEMO.edge, interrupt)?;
-    Ok(ModelFiles { cloud, edge })
 }
 
 /// An authority and two certificates, as a small team would make them.
@@ -133,7 +174,7 @@ fn make_identities(
 /// Starts the cloud and waits until it is ready; returns its address.
 fn start_cloud(
     programs: &Programs,
-    models: &ModelFiles,
+    models: &Models,
     identity: &Identity,
     log: &Path,
     interrupt: &Interrupt,
@@ -141,7 +182,7 @@ fn start_cloud(
     anstream::eprintln!("starting relay-cloud");
     let errors = std::fs::File::options().create(true).append(true).open(log)?;
     let mut command = Command::new(&programs.cloud);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--model"]).arg(&models.cloud);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--model"]).arg(models.path());
     identity.as_flags(&mut command).stdout(Stdio::piped()).stderr(errors);
     let mut cloud = Process::start("relay-cloud", &mut command)?;
     let lines = cloud.lines(log)?;
@@ -165,19 +206,37 @@ fn await_ready(lines: &Lines, interrupt: &Interrupt) -> anyhow::Result<String> {
 /// The edge's command line; what it prints goes straight to the user.
 fn ask(
     programs: &Programs,
-    models: &ModelFiles,
+    models: &Models,
     identity: &Identity,
     address: &str,
     question: &str,
     report: &Path,
 ) -> Command {
     let mut command = Command::new(&programs.edge);
-    command.arg("ask").arg("--model").arg(&models.edge);
-    command.args(["--cloud", address]).args(models::DEMO.policy);
-    command.args(["--max-tokens", models::DEMO.max_tokens]).arg("--report").arg(report);
+    command.arg("ask").arg("--model").arg(models.path());
+    command.args(["--cloud", address]).args(models.flags()).arg("--report").arg(report);
     // Behind `--` a question may begin with a dash.
     identity.as_flags(&mut command).args(["--", question]);
     command
+}
+
+impl Models {
+    /// As the programs take it: each takes its own side of the tiny pair.
+    fn path(&self) -> &Path {
+        match self {
+            Self::Embedded => Path::new("embedded"),
+            Self::File(path) => path,
+        }
+    }
+
+    /// When the edge calls, and how long answers may be: the tiny pair's small model has learned
+    /// when, with others the uncertainty of the next token decides.
+    fn flags(&self) -> &'static [&'static str] {
+        match self {
+            Self::Embedded => models::TINY_FLAGS,
+            Self::File(_) => models::DEMO.flags,
+        }
+    }
 }
 
 impl Identity {
@@ -188,20 +247,38 @@ impl Identity {
     }
 }
 
-/// Prints the table and judges the answer.
-fn show(report: &Path, built_in_question: bool) -> anyhow::Result<()> {
+/// Prints the table, what there is to say, and judges the answer.
+fn show(report: &Path, asked: &Asked, models: &Models) -> anyhow::Result<()> {
     let report = std::fs::read_to_string(report).context("relay-edge left no report")?;
     let account = account::read(&report)?;
     anstream::println!("\n{}", account.table());
-    judge(&account, built_in_question)
+    for remark in remarks(&account, asked, models) {
+        anstream::println!("\n{remark}");
+    }
+    judge(&account, asked)
 }
 
-/// An error if no answer came, or if the built-in question brought no cloud token.
-fn judge(account: &Account, built_in_question: bool) -> anyhow::Result<()> {
+/// What a reader should know of this answer.
+fn remarks(account: &Account, asked: &Asked, models: &Models) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if let Some(answer) = &asked.answer {
+        remarks.push(format!("The right answer is {answer}."));
+    }
+    if !asked.is_own && account.llm_tokens == 0 {
+        remarks.push("The small model answered alone: it asked the cloud for nothing.".to_owned());
+    }
+    if matches!(models, Models::Embedded) && !is_of_the_small_world(&asked.question) {
+        remarks.push(OTHER_MODELS.to_owned());
+    }
+    remarks
+}
+
+/// An error if no answer came, or if the demo's own question brought no cloud token.
+fn judge(account: &Account, asked: &Asked) -> anyhow::Result<()> {
     if account.answer.trim().is_empty() {
         bail!("no answer came");
     }
-    if built_in_question && account.llm_tokens == 0 {
+    if asked.is_own && account.llm_tokens == 0 {
         bail!("the answer holds no token of the cloud");
     }
     Ok(())
@@ -221,10 +298,10 @@ fn with_log(error: anyhow::Error, log: &Path) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{account, judge};
+    use super::{Asked, Models, account, judge, remarks};
 
     #[test]
-    fn an_answer_without_the_cloud_fails_only_the_built_in_question() {
+    fn an_answer_without_the_cloud_fails_only_the_demos_own_problem() {
         let account = |answer: &str, llm_tokens: u32| {
             let report = serde_json::json!({
                 "answer": answer, "calls": 1, "requested_tokens": 8, "llm_tokens": llm_tokens,
@@ -240,8 +317,17 @@ mod tests {
             (account("yes", 0), true, false),
             (account(" ", 3), false, false),
         ];
-        for (account, built_in_question, good) in cases {
-            assert_eq!(judge(&account, built_in_question).is_ok(), good, "{}", account.answer);
+        for (account, is_own, good) in cases {
+            let asked = Asked { question: String::new(), answer: None, is_own };
+            assert_eq!(judge(&account, &asked).is_ok(), good, "{}", account.answer);
         }
+        let told = |question: &str, llm_tokens| {
+            let asked = Asked { question: question.to_owned(), answer: None, is_own: false };
+            remarks(&account("yes", llm_tokens), &asked, &Models::Embedded).join(" ")
+        };
+        let known = "Ann sums 3 pens and 4 nuts. What is the total?";
+        assert_eq!(told(known, 2), "");
+        assert!(told(known, 0).contains("asked the cloud for nothing"));
+        assert!(told("Who wrote Faust?", 2).contains("--model PATH"));
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! | File | Holds |
 //! |---|---|
-//! | `models.rs` | which model the demo and the tests run on: the one place to change it |
+//! | `models.rs` | which model the tests run on, and how the demo asks: the one place to change it |
+//! | `question.rs` | what the demo asks, and whether the tiny pair can know anything of a question |
 //! | `bring.rs` | how a model file gets here: download, check, put in place |
 //! | `demo.rs` | cloud and edge as two processes, one answer, one table |
 //! | `account.rs` | the table of one answer |
@@ -19,6 +20,7 @@ mod demo;
 mod folders;
 mod models;
 mod process;
+mod question;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,14 +41,14 @@ struct Arguments {
 enum Chore {
     /// Run one relayed answer: a cloud and an edge process on loopback, with mutual TLS.
     ///
-    /// Builds both programs, makes development certificates, brings the model if it is not
-    /// there, prints the answer with the cloud's tokens in colour, and a table of what it took.
+    /// Builds both programs, makes development certificates, asks the tiny pair that the programs
+    /// carry, prints the answer with the cloud's tokens in colour, and a table of what it took.
     Demo {
-        /// What to ask. Without it a built-in question is asked, and at least one token of the
-        /// answer has to come from the cloud.
+        /// What to ask. Without it a problem is picked that needs a fact which only the large
+        /// model knows, and at least one token of the answer has to come from the cloud.
         #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         question: Option<String>,
-        /// A GGUF file to run on both sides instead of the built-in choice.
+        /// A GGUF file or a model's folder to run on both sides instead of the tiny pair.
         #[arg(long, value_name = "PATH")]
         model: Option<PathBuf>,
     },

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | run a model | `language_model`, `kv_cache` |
 //! | bring one from a file | `load`, `config`, `tensors`, `architecture`, `transformer` |
-//! | find a folder's files | `folder_files` |
+//! | find a folder's files, or those of the tiny pair | `folder_files`, `embedded` |
 //! | read a file form | `gguf`, `hugging_face`, `safetensors`, `json_file` |
 //! | keep its weights | `mapped_file`, `weights` |
 //! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
@@ -25,6 +25,7 @@ mod chat;
 mod config;
 mod detokenizer;
 mod device;
+mod embedded;
 mod error;
 mod folder_files;
 mod gguf;
@@ -54,6 +55,7 @@ pub use banned_text::{BannedText, TokenMask};
 pub use chat::{ChatOptions, ChatTemplate, ChatText, Json, Message, RenderedChat};
 pub use detokenizer::Detokenizer;
 pub use device::{DeviceChoice, DeviceFault, DevicePrecision, NoSuchDevice};
+pub use embedded::{EMBEDDED, TINY_LLM, TINY_SLM};
 pub use error::ModelError;
 pub use folder_files::{EmbeddedFolder, ModelSource};
 pub use kv_cache::{KvCache, KvPrecision, KvShape, PAGE_TOKENS};

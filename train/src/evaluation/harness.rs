@@ -8,7 +8,10 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use relay::ids::ModelId;
 use relay::policy::Policy;
-use relay_model::{ChatTemplate, LoadOptions, LoadedModel, ModelIdentity, Tokenizer, load};
+use relay_model::{
+    ChatTemplate, EmbeddedFolder, LoadOptions, LoadedModel, ModelIdentity, ModelSource, Tokenizer,
+    load,
+};
 use serde::{Deserialize, Serialize};
 
 use super::contender::{Contender, Matching, random_probability};
@@ -66,10 +69,12 @@ pub struct Models {
 }
 
 /// Loads a model as the programs do: tags in prompts are plain text.
-pub fn load_model(path: &Path) -> anyhow::Result<LoadedModel> {
+/// Where a path is expected, `embedded` is this model of the tiny pair.
+pub fn load_model(path: &Path, embedded: &'static EmbeddedFolder) -> anyhow::Result<LoadedModel> {
     let plain_texts = relay::command::TAGS.map(str::to_owned).to_vec();
     let options = LoadOptions { plain_texts, ..LoadOptions::default() };
-    load(path, &options).with_context(|| format!("{} cannot be loaded", path.display()))
+    let source = ModelSource::named(path, embedded);
+    load(source, &options).with_context(|| format!("{} cannot be loaded", path.display()))
 }
 
 /// A model's name and hash.

@@ -1,8 +1,14 @@
 //! The generator as later stages see it: answers recomputed from the question's own words, splits
 //! that share nothing, levels that are as long as they say, and steps that all count.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a text that does not read is a failed test")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a text that does not read is a failed test"
+)]
 
+mod demo;
 mod vocabulary;
 
 use std::collections::{HashMap, HashSet};

@@ -1,9 +1,19 @@
 //! A folder inside of the program is the folder on disk: the same model in all it says of itself.
+//! The tiny pair is such folders, and what was put there.
 
-use relay_model::{EmbeddedFolder, LoadOptions, ModelSource, inspect, load};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use relay_model::{
+    EMBEDDED, EmbeddedFolder, LoadOptions, ModelSource, TINY_LLM, TINY_SLM, inspect, load,
+};
+use sha2::{Digest, Sha256};
 
 use crate::case::{all_at_once, vectors};
 use crate::folder::Folder;
+
+/// The tiny pair's files with their hashes, as `sha256sum --check` reads them.
+const HASHES: &str = include_str!("../../assets/tiny-pair/SHA256SUMS");
 
 /// The folder's files as if the program held them, under the folder's own name.
 fn embed(folder: &Folder) -> &'static EmbeddedFolder {
@@ -51,4 +61,34 @@ fn what_an_embedded_folder_lacks_is_named() {
         let error = load(ModelSource::Embedded(folder), &LoadOptions::default()).unwrap_err();
         assert!(error.to_string().starts_with(expected), "{error}");
     }
+}
+
+#[test]
+fn every_file_of_the_tiny_pair_has_the_hash_that_is_written_down() {
+    let sides = [("slm", &TINY_SLM), ("llm", &TINY_LLM)];
+    let files: Vec<(&str, &str, &[u8])> = sides
+        .iter()
+        .flat_map(|(side, folder)| folder.files.iter().map(|(name, bytes)| (*side, *name, *bytes)))
+        .collect();
+    let line = |(side, name, bytes): &(&str, &str, &[u8])| {
+        format!("{:x}  {side}/{name}", Sha256::digest(bytes))
+    };
+    let found: BTreeSet<String> = files.iter().map(line).collect();
+    let written: BTreeSet<String> = HASHES.lines().map(str::to_owned).collect();
+    assert_eq!(found, written, "run write-hashes.sh beside the models");
+    let bytes: usize = files.iter().map(|file| file.2.len()).sum();
+    assert!(bytes <= 16 << 20, "{bytes} bytes are too many to carry");
+}
+
+#[test]
+fn the_tiny_pair_is_a_pair() {
+    let card = |folder| {
+        let source = ModelSource::named(Path::new(EMBEDDED), folder);
+        inspect(source, &LoadOptions::default()).unwrap()
+    };
+    let (slm, llm) = (card(&TINY_SLM), card(&TINY_LLM));
+    assert_eq!((slm.name.as_str(), llm.name.as_str()), ("relay-tiny-slm", "relay-tiny-llm"));
+    assert_eq!(slm.vocabulary.fingerprint, llm.vocabulary.fingerprint);
+    assert!(slm.parameters < llm.parameters, "{} {}", slm.parameters, llm.parameters);
+    assert!(slm.chat_template.is_some());
 }
