@@ -102,6 +102,8 @@ struct Stage {
     pair: Rollout,
     rollout: RolloutSettings,
     reference: Reference,
+    /// What opens and closes a command, where these are tokens of their own.
+    tags: [Option<u32>; 2],
 }
 
 impl Stage {
@@ -130,8 +132,16 @@ impl Stage {
         } else {
             Reference::Unused
         };
+        let tags = TAGS.map(|tag| pair.tokenizer().added_token_id(tag));
+        ensure!(
+            settings.objective.length_kl_weight.is_none() || tags.iter().all(Option::is_some),
+            "length_kl_weight: this vocabulary has no tokens of their own for {} and {}, so that \
+             lengths are not found: leave it out",
+            TAGS[0],
+            TAGS[1]
+        );
         let rollout = settings.rollout();
-        Ok(Self { settings, questions, pair, rollout, reference })
+        Ok(Self { settings, questions, pair, rollout, reference, tags })
     }
 
     fn step(
@@ -147,8 +157,7 @@ impl Stage {
         let answers: Vec<Answer> = self.pair.answers(&asks, &self.rollout)?;
         let after = self.pair.cost();
         let answered = began.elapsed();
-        let tags = TAGS.map(|tag| self.pair.tokenizer().added_token_id(tag));
-        let batch = Batch::new(&answers, &golds, tags, &self.settings)?;
+        let batch = Batch::new(&answers, &golds, self.tags, &self.settings)?;
         let paid = began.elapsed();
         let update = update(learner, &mut self.reference, &batch, &self.settings, run.steps)?;
         let times = Times {
