@@ -70,15 +70,18 @@ fn run(
     model.forward(&mut [Row { tokens, cache, logits }]).unwrap().remove(0)
 }
 
+/// The most likely ids at each step, with their log-probabilities.
+type TopOfSteps = Vec<Vec<(u32, f32)>>;
+
 /// The f64 run: for each case, the five most likely ids at each step.
-fn exact_run() -> Vec<Vec<Vec<(u32, f32)>>> {
+fn exact_run() -> Vec<TopOfSteps> {
     let text = include_str!("golden/smollm2-135m-f64.json");
     let run: ExactRun = serde_json::from_str(text).unwrap();
     run.cases.into_iter().map(|case| case.top5_logprobs).collect()
 }
 
 /// Each recorded case, and the f64 run of it: as many steps.
-fn cases_and_exact_runs() -> Vec<(Case, Vec<Vec<(u32, f32)>>)> {
+fn cases_and_exact_runs() -> Vec<(Case, TopOfSteps)> {
     let (cases, exact) = (recording().cases, exact_run());
     assert_eq!(cases.len(), exact.len());
     let pairs: Vec<_> = cases.into_iter().zip(exact).collect();
@@ -118,7 +121,7 @@ fn the_chat_template_gives_the_recorded_prompt() {
 }
 
 /// Logits of each step with the recorded ids fed in.
-fn teacher_forced(model: &mut dyn LanguageModel, case: &Case) -> Vec<Vec<(u32, f32)>> {
+fn teacher_forced(model: &mut dyn LanguageModel, case: &Case) -> TopOfSteps {
     let mut cache = model.new_cache();
     let tokens = [case.prompt_ids.as_slice(), &case.greedy_ids].concat();
     let logits = run(model, &mut cache, &tokens, LogitsWanted::All);
