@@ -385,7 +385,7 @@ mod tests {
     fn a_device_the_build_lacks_is_named_with_its_remedy() {
         let settings = CloudSettings { device: DeviceChoice::Metal, ..insecure() };
         let error = settings.validate().unwrap_err().to_string();
-        assert!(error.contains("`device`: metal: this build cannot use it"), "{error}");
+        assert!(error.contains("`device`: device metal: this build cannot use it"), "{error}");
         assert!(error.contains("--features metal"), "{error}");
     }
 
