@@ -143,6 +143,12 @@ impl ModelConfig {
             let rotary = 2 * pairs;
             return Some(format!("{rotary} rotary dimensions in heads of {head_width}"));
         }
+        if !self.epsilon.is_finite() || self.epsilon <= 0.0 {
+            return Some("the norms' epsilon is no positive 32-bit number".to_owned());
+        }
+        if !self.rotary.base.is_finite() || self.rotary.base < 1.0 {
+            return Some(format!("a rotary base of {}", self.rotary.base));
+        }
         let is_divisor = |divisor: &f32| divisor.is_finite() && *divisor > 0.0;
         if !frequency_divisors.iter().all(is_divisor) {
             return Some("rotary frequencies are divided by what is no positive number".to_owned());

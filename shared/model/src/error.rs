@@ -102,15 +102,22 @@ impl ModelError {
     }
 }
 
-/// A file's words may be anything: control characters are escaped, and a long text is cut.
-fn printable(text: &str) -> String {
+/// Characters that make what follows them be shown in another order.
+const REORDERING: [char; 9] = [
+    '\u{202A}', '\u{202B}', '\u{202C}', '\u{202D}', '\u{202E}', '\u{2066}', '\u{2067}', '\u{2068}',
+    '\u{2069}',
+];
+
+/// A file's words may be anything: what would steer a terminal is spelled out, and a long text is
+/// cut.
+pub(crate) fn printable(text: &str) -> String {
     let mut printable = String::new();
     for (index, character) in text.chars().enumerate() {
         if index == limits::WORDS_CHARACTERS_MAX {
             printable.push('…');
             break;
         }
-        if character.is_control() {
+        if character.is_control() || REORDERING.contains(&character) {
             printable.extend(character.escape_default());
         } else {
             printable.push(character);
@@ -125,7 +132,10 @@ mod tests {
 
     #[test]
     fn words_of_a_file_cannot_move_the_cursor_or_fill_the_screen() {
-        assert_eq!(printable("tensor \u{1b}[2Jé\n is"), "tensor \\u{1b}[2Jé\\n is");
+        assert_eq!(
+            printable("tensor \u{1b}[2Jé\n\u{202E} is"),
+            "tensor \\u{1b}[2Jé\\n\\u{202e} is"
+        );
         let long = printable(&"ä".repeat(100_000));
         assert_eq!(long.chars().count(), limits::WORDS_CHARACTERS_MAX + 1);
     }

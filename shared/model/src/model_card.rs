@@ -5,9 +5,15 @@ use serde::Serialize;
 
 use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
+use crate::error::printable;
 use crate::kv_cache::KvPrecision;
 use crate::tensors::TensorView;
 use crate::tokenizer::Tokenizer;
+
+mod limits {
+    /// End tokens that a card names: a file may mark as many as it has.
+    pub(super) const END_TOKENS_MAX: usize = 64;
+}
 
 /// What is known of a model before its weights are read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -136,15 +142,15 @@ impl CardParts<'_> {
                 tools: template.reads_tools(),
             }),
             weights_hash: hexadecimal(&self.hash),
-            name: self.name,
+            name: printable(&self.name),
         }
     }
 
     fn vocabulary(&self) -> VocabularyCard {
         let tokenizer = self.tokenizer;
         let ids = 0..u32::try_from(tokenizer.vocabulary_tokens()).unwrap_or(u32::MAX);
-        let text_of = |id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
-        let end_tokens = ids.filter(|id| tokenizer.ends_text(*id));
+        let text_of = |id| printable(&String::from_utf8_lossy(tokenizer.token_bytes(id)));
+        let end_tokens = ids.filter(|id| tokenizer.ends_text(*id)).take(limits::END_TOKENS_MAX);
         VocabularyCard {
             tokens: tokenizer.vocabulary_tokens(),
             fingerprint: hexadecimal(&tokenizer.fingerprint(self.plain_texts)),

@@ -5,27 +5,23 @@ use std::borrow::Cow;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::StringInput;
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use time::PrimitiveDateTime;
 use time::format_description::parse_strftime_owned;
 
 use super::{python_json, python_text};
-use crate::error::ModelError;
+use crate::error::{ModelError, printable};
 
 /// The variable that holds what marks control texts; no template can name it.
 pub(super) const MARKER: &str = "control text marker";
-
-/// Characters that make what follows them be shown in another order.
-const REORDERING: [char; 9] = [
-    '\u{202A}', '\u{202B}', '\u{202C}', '\u{202D}', '\u{202E}', '\u{2066}', '\u{2067}', '\u{2068}',
-    '\u{2069}',
-];
 
 mod limits {
     /// What a template may spend, on time and on memory: a unit pays for one step, and for 64 bytes
     /// of a text that is made or gone through. This is 256 MB at most; an honest template takes a
     /// few hundred per message, and a few for each 64 bytes of it.
     pub(super) const TEMPLATE_FUEL: u64 = 4_000_000;
+    /// As the engine has it.
+    pub(super) const BYTES_PER_FUEL: u64 = 64;
 }
 
 /// An engine without templates.
@@ -40,6 +36,12 @@ pub(super) fn new_environment() -> Result<Environment<'static>, ModelError> {
     });
     environment.set_unknown_method_callback(python_text::call_method);
     Ok(environment)
+}
+
+/// Takes fuel for bytes that a filter or a method is about to make: the engine itself charges for
+/// what came out, when it is there.
+pub(super) fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel(u64::try_from(bytes).unwrap_or(u64::MAX) / limits::BYTES_PER_FUEL)
 }
 
 /// Adds a template.
@@ -66,15 +68,7 @@ pub(super) fn clock(now: PrimitiveDateTime) -> Value {
 /// An error of the engine with what it says about its cause. Templates word errors themselves
 /// (`raise_exception`), and are strangers: what would steer a terminal is spelled out.
 pub(super) fn template_fault(error: &Error) -> ModelError {
-    let mut what = String::new();
-    for char in error.to_string().chars() {
-        if char.is_control() || REORDERING.contains(&char) {
-            what.extend(char.escape_unicode());
-        } else {
-            what.push(char);
-        }
-    }
-    ModelError::Template { what }
+    ModelError::Template { what: printable(&error.to_string()) }
 }
 
 /// Templates are published for an engine with these two switched on.
@@ -108,12 +102,13 @@ fn without_generation_tags(source: &str) -> String {
     changed + rest
 }
 
-/// Bytes of the tag, expression or comment at the start of a text; one where there is none.
+/// Bytes of the tag, expression or comment at the start of a text; one where there is none. What is
+/// never closed goes to the end: the engine refuses it, and nobody looks for its end again.
 fn tag_bytes(text: &str) -> usize {
     let close = match text.as_bytes().get(1) {
         Some(b'%') => "%}",
         Some(b'{') => "}}",
-        Some(b'#') => return text.find("#}").map_or(1, |end| end + 2),
+        Some(b'#') => return text.find("#}").map_or(text.len(), |end| end + 2),
         _ => return 1,
     };
     let mut quote = None;
@@ -128,7 +123,7 @@ fn tag_bytes(text: &str) -> usize {
             None => {}
         }
     }
-    1
+    text.len()
 }
 
 fn tag_name(tag: &str) -> Option<&str> {
@@ -190,7 +185,13 @@ mod tests {
     fn a_template_cannot_make_texts_without_end() {
         let doubled = "{% set n = namespace(x='ab') %}{% for i in range(40) %}\
                        {% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x | length }}";
-        for source in [doubled, "{{ 'ab' * 1000000000 }}"] {
+        // Filters and methods of our own pay before they make a text, not after.
+        let indented = "{{ range(10000) | tojson(indent='x' * 1000000) | length }}";
+        let separated = "{{ range(10000) | tojson(separators=['x' * 1000000, ':']) | length }}";
+        let lines = "{% set t = '\\n' * 100000000 %}{{ t.splitlines() | length }}";
+        let parts = "{% set t = 'a ' * 50000000 %}{{ t.rsplit(' ') | length }}";
+        let billion = "{{ 'ab' * 1000000000 }}";
+        for source in [doubled, billion, indented, separated, lines, parts] {
             assert!(render(source).unwrap_err().to_string().contains("fuel"), "{source}");
         }
         let long = render("{% for i in range(10000) %}{{ 'ab' * 500 }}{% endfor %}").unwrap();
@@ -198,9 +199,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_never_closed_is_looked_through_once() {
+        // To the end, so that nothing within is begun with again.
+        for text in ["{% a {% b", "{{ a {{ b", "{# a {# b", "{% 'a {% b"] {
+            assert_eq!(tag_bytes(text), text.len(), "{text}");
+            assert!(render(text).is_err(), "{text}");
+        }
+        assert_eq!(tag_bytes("{% a %} b"), 7);
+    }
+
+    #[test]
     fn words_of_a_template_do_not_steer_a_terminal() {
         let error =
             render("{{ raise_exception('é \u{1b}[2J\n\u{202E}b') }}").unwrap_err().to_string();
-        assert!(error.contains("é \\u{1b}[2J\\u{a}\\u{202e}b"), "{error}");
+        assert!(error.contains("é \\u{1b}[2J\\n\\u{202e}b"), "{error}");
     }
 }

@@ -6,6 +6,8 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::engine::pay;
+
 mod limits {
     /// Lists and objects inside each other; more is no description of a tool.
     pub(super) const DEPTH_MAX: usize = 100;
@@ -35,7 +37,7 @@ pub(super) fn to_json(
     named.assert_all_used()?;
     let marker =
         state.lookup(super::engine::MARKER).and_then(|marker| marker.as_str()?.chars().next());
-    let mut json = Writer { text: String::new(), layout, marker };
+    let mut json = Writer { state, text: String::new(), layout, marker };
     json.write(value, 0)?;
     Ok(Value::from_safe_string(json.text))
 }
@@ -80,14 +82,15 @@ fn indent_of(indent: &Value) -> Result<Option<String>, Error> {
     }
 }
 
-struct Writer {
+struct Writer<'a> {
+    state: &'a State<'a, 'a>,
     text: String,
     layout: Layout,
     /// Written as it is wherever it stands.
     marker: Option<char>,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > limits::DEPTH_MAX {
             return Err(fault("lists and objects are nested too deeply for JSON"));
@@ -108,11 +111,11 @@ impl Writer {
         self.text.push('[');
         let mut is_empty = true;
         for item in list.try_iter()? {
-            self.begin_item(is_empty, depth + 1);
+            self.begin_item(is_empty, depth + 1)?;
             is_empty = false;
             self.write(&item, depth + 1)?;
         }
-        self.end_items(is_empty, depth);
+        self.end_items(is_empty, depth)?;
         self.text.push(']');
         Ok(())
     }
@@ -124,7 +127,7 @@ impl Writer {
         }
         self.text.push('{');
         for (index, key) in keys.iter().enumerate() {
-            self.begin_item(index == 0, depth + 1);
+            self.begin_item(index == 0, depth + 1)?;
             match key.kind() {
                 ValueKind::String => self.write_text(key.as_str().unwrap_or_default()),
                 ValueKind::None => self.text.push_str("\"null\""),
@@ -136,32 +139,34 @@ impl Writer {
                 }
                 other => return Err(fault(&format!("{other} cannot be a key of JSON"))),
             }
+            pay(self.state, self.layout.key_separator.len())?;
             self.text.push_str(&self.layout.key_separator);
             self.write(&object.get_item(key)?, depth + 1)?;
         }
-        self.end_items(keys.is_empty(), depth);
+        self.end_items(keys.is_empty(), depth)?;
         self.text.push('}');
         Ok(())
     }
 
-    fn begin_item(&mut self, is_first: bool, depth: usize) {
+    fn begin_item(&mut self, is_first: bool, depth: usize) -> Result<(), Error> {
         if !is_first {
+            pay(self.state, self.layout.item_separator.len())?;
             self.text.push_str(&self.layout.item_separator);
         }
-        self.new_line(depth);
+        self.new_line(depth)
     }
 
-    fn end_items(&mut self, is_empty: bool, depth: usize) {
-        if !is_empty {
-            self.new_line(depth);
-        }
+    fn end_items(&mut self, is_empty: bool, depth: usize) -> Result<(), Error> {
+        if is_empty { Ok(()) } else { self.new_line(depth) }
     }
 
-    fn new_line(&mut self, depth: usize) {
+    fn new_line(&mut self, depth: usize) -> Result<(), Error> {
         if let Some(indent) = &self.layout.indent {
+            pay(self.state, indent.len().saturating_mul(depth))?;
             self.text.push('\n');
             self.text.push_str(&indent.repeat(depth));
         }
+        Ok(())
     }
 
     fn write_text(&mut self, text: &str) {

@@ -4,6 +4,11 @@
 use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::engine::pay;
+
+/// What a part of a text takes in a list.
+const PART_BYTES: usize = 2 * size_of::<Value>();
+
 /// Calls `method` of `value` as Python would.
 pub(super) fn call_method(
     state: &mut State<'_, '_>,
@@ -12,7 +17,7 @@ pub(super) fn call_method(
     args: &[Value],
 ) -> Result<Value, Error> {
     let own = match value.kind() {
-        ValueKind::String => text_method(value.as_str().unwrap_or_default(), method, args),
+        ValueKind::String => text_method(state, value.as_str().unwrap_or_default(), method, args),
         ValueKind::Seq if method == "index" => index_of(value, args).map(Some),
         _ => Ok(None),
     };
@@ -27,7 +32,12 @@ pub(super) fn trim(text: &str, chars: Option<&str>) -> String {
     strip(text, chars, true, true).to_owned()
 }
 
-fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+fn text_method(
+    state: &State<'_, '_>,
+    text: &str,
+    method: &str,
+    args: &[Value],
+) -> Result<Option<Value>, Error> {
     Ok(Some(match method {
         "strip" | "lstrip" | "rstrip" => {
             let (chars,): (Option<&str>,) = from_args(args)?;
@@ -47,10 +57,14 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
         }
         "rsplit" => {
             let (separator, splits_max): (Option<&str>, Option<i64>) = from_args(args)?;
+            let ends =
+                |char: char| separator.map_or_else(|| is_space(char), |ends| ends.contains(char));
+            pay(state, text.matches(ends).count().saturating_mul(PART_BYTES))?;
             rsplit(text, separator, splits_max)
         }
         "splitlines" => {
             let (keeps_ends,): (Option<bool>,) = from_args(args)?;
+            pay(state, text.matches(is_line_end).count().saturating_mul(PART_BYTES))?;
             split_lines(text, keeps_ends.unwrap_or(false))
         }
         "index" => {
@@ -111,17 +125,17 @@ fn spaced_parts_from_end(text: &str, parts_max: usize) -> Vec<&str> {
 }
 
 /// Lines end as Python says: with CR, LF or both, and with the separators of ASCII and Unicode.
+fn is_line_end(char: char) -> bool {
+    matches!(
+        char,
+        '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
+}
+
 fn split_lines(text: &str, keeps_ends: bool) -> Value {
-    let is_end = |char: char| {
-        matches!(
-            char,
-            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
-                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        )
-    };
     let mut lines = Vec::new();
     let mut rest = text;
-    while let Some(at) = rest.find(is_end) {
+    while let Some(at) = rest.find(is_line_end) {
         let tail = &rest[at..];
         let first = tail.chars().next().map_or(0, char::len_utf8);
         let end_bytes = if tail.starts_with("\r\n") { 2 } else { first };
@@ -149,8 +163,12 @@ fn fault(what: &str) -> Error {
 mod tests {
     use super::*;
 
+    fn call(method: &str, text: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+        text_method(&minijinja::Environment::new().empty_state(), text, method, args)
+    }
+
     fn check(method: &str, text: &str, args: &[Value], expected: &str) {
-        let told = text_method(text, method, args).unwrap().unwrap();
+        let told = call(method, text, args).unwrap().unwrap();
         assert_eq!(told.to_string(), expected, "{text:?}.{method}");
     }
 
@@ -171,6 +189,6 @@ mod tests {
         check("splitlines", "a\r\nb\rc\u{2028}\n", &[], "['a', 'b', 'c', '']");
         check("splitlines", "a\r\nb", &[Value::from(true)], "['a\\r\\n', 'b']");
         check("index", "日本", &arg("本"), "1");
-        assert!(text_method("a", "index", &arg("b")).is_err());
+        assert!(call("index", "a", &arg("b")).is_err());
     }
 }

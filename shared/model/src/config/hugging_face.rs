@@ -104,9 +104,13 @@ fn refuse_sliding_window(file: &JsonFile, context_tokens: usize) -> Result<(), M
 
 /// Version 5 puts everything of rotary positions under one key, version 4 beside others.
 fn rotary(file: &JsonFile, head_width: usize) -> Result<Rotary, ModelError> {
-    let parameters = match file.part("rope_parameters")? {
-        None => file.part("rope_scaling")?,
-        parameters => parameters,
+    let parameters = match (file.part("rope_parameters")?, file.part("rope_scaling")?) {
+        (Some(_), Some(_)) => {
+            let what =
+                "rope_parameters and rope_scaling are both given, and may contradict each other";
+            return Err(file.bad(what, UNUSABLE));
+        }
+        (parameters, scaling) => parameters.or(scaling),
     };
     let parts: Vec<&JsonFile> = parameters.iter().chain([file]).collect();
     let holder = parts.iter().find(|part| part.value("rope_theta").is_some());
