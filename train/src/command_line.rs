@@ -46,8 +46,10 @@ enum Command {
     /// than others to the same problem become likelier (GRPO). Tokens of the large model are attended
     /// to and not learned. Writes model/, log.jsonl, curves and a checkpoint, and says in the end
     /// where the time went. Ctrl-C stops after the step in hand; the same command goes on.
-    #[command(after_help = "Example:\n  relay-train grpo --config train/runs/grpo.toml --from \
-                            warm/model --llm llm/model --problems kept.jsonl --out grpo")]
+    #[command(
+        after_help = "Example:\n  relay-train grpo --config train/runs/grpo-place.toml --from \
+                            warm/model --llm llm/model --problems kept.jsonl --out grpo"
+    )]
     Grpo(Grpo),
     /// Grade answers: JSONL {gold, response} in, JSONL {correct, extracted} out.
     ///

@@ -168,9 +168,9 @@ impl Levels {
 /// Evaluates and prints.
 pub fn evaluate(flags: &Eval, output: &mut impl Write) -> anyhow::Result<()> {
     let prices = flags.prices.prices()?;
-    let slm = load_model(&flags.slm, &TINY_SLM)?;
-    let llm = load_model(&flags.llm, &TINY_LLM)?;
-    let base = flags.base.as_deref().map(|base| load_model(base, &TINY_SLM)).transpose()?;
+    let slm = load_model(&flags.slm, &TINY_SLM, None)?;
+    let llm = load_model(&flags.llm, &TINY_LLM, None)?;
+    let base = flags.base.as_deref().map(|base| load_model(base, &TINY_SLM, None)).transpose()?;
     let mut run = Run {
         slm: model_name(&slm.identity),
         base: base.as_ref().map(|base| model_name(&base.identity)),

@@ -86,7 +86,7 @@ struct SampleFile {
 
 /// Loads the model, samples, judges and keeps.
 pub fn run(flags: &Filter, output: &mut impl Write) -> anyhow::Result<()> {
-    filter(flags, load_model(&flags.llm, &TINY_LLM)?, output)
+    filter(flags, load_model(&flags.llm, &TINY_LLM, None)?, output)
 }
 
 /// Samples, judges and keeps, with a model that is loaded.

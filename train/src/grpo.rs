@@ -17,23 +17,22 @@ mod settings;
 mod update;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use relay::command::TAGS;
-use relay_model::{LoadOptions, LoadedModel, load};
+use relay_model::{TINY_LLM, TINY_SLM};
 
 use crate::dataset::{self, Set};
+use crate::evaluation::harness::load_model;
 use crate::learner::Learner;
 use crate::model_folder;
 use crate::optimiser::AdamW;
 use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
 use crate::trainable::Weights;
-use crate::training_run::{
-    Ending, TrainingRun, echo_settings, read_log, read_settings, stop_on_signals,
-};
+use crate::training_run::{Ending, TrainingRun, open_settings, read_log, stop_on_signals};
 
 use batch::Batch;
 use line::{GrpoLine, Summary, Times};
@@ -44,7 +43,7 @@ use update::{Reference, update};
 /// Flags of `grpo`.
 #[derive(Args)]
 pub struct Grpo {
-    /// The settings: see train/runs/grpo.toml.
+    /// The settings: see train/runs/grpo-place.toml.
     #[arg(long)]
     config: PathBuf,
     /// The warmed-up small model's folder: `model/` of its run.
@@ -69,9 +68,7 @@ pub struct Grpo {
 
 /// Trains a policy, or goes on; then says how the run went.
 pub fn run(flags: &Grpo, output: &mut impl Write) -> anyhow::Result<()> {
-    let (settings, settings_text) = read_settings::<GrpoSettings>(&flags.config)?;
-    settings.check().with_context(|| flags.config.display().to_string())?;
-    echo_settings(&settings_text, &flags.out, "grpo.toml")?;
+    let settings: GrpoSettings = open_settings(&flags.config, &flags.out)?;
     let (weights, tokenizer) = model_folder::import(&flags.from)?;
     let run = TrainingRun {
         name: "GRPO".to_owned(),
@@ -113,8 +110,8 @@ impl Stage {
         weights: &Weights,
         run: &TrainingRun,
     ) -> anyhow::Result<Self> {
-        let slm = load_model(&flags.from, run.threads)?;
-        let llm = load_model(&flags.llm, run.threads)?;
+        let slm = load_model(&flags.from, &TINY_SLM, Some(run.threads))?;
+        let llm = load_model(&flags.llm, &TINY_LLM, Some(run.threads))?;
         let questions = dataset::load(flags.set, &flags.problems)?;
         let questions = Questions::new(questions, slm.chat_template.clone(), settings.seed);
         ensure!(
@@ -176,7 +173,7 @@ impl Stage {
     fn take_student(&mut self, weights: &Weights, run: &TrainingRun) -> anyhow::Result<()> {
         let folder = run.out.join("student");
         model_folder::export(weights, &run.tokenizer, &folder)?;
-        self.pair.replace_student(load_model(&folder, run.threads)?.model);
+        self.pair.replace_student(load_model(&folder, &TINY_SLM, Some(run.threads))?.model);
         Ok(())
     }
 
@@ -192,11 +189,4 @@ impl Stage {
         }
         Ok((asks, golds))
     }
-}
-
-/// Loads a model as the programs do, tags in prompts being plain text.
-fn load_model(path: &Path, threads: usize) -> anyhow::Result<LoadedModel> {
-    let plain_texts = TAGS.map(str::to_owned).to_vec();
-    let options = LoadOptions { plain_texts, threads: Some(threads), ..LoadOptions::default() };
-    load(path, &options).with_context(|| format!("{} cannot be loaded", path.display()))
 }

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use relay_model::{LoadOptions, Sampling, load};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::optimiser::OptimiserSettings;
 use crate::problem::Facts;
 use crate::supervised::supervised;
 use crate::trainable::{Architecture, Weights};
-use crate::training_run::{Ending, TrainingRun, echo_settings, read_settings, stop_on_signals};
+use crate::training_run::{Ending, StageSettings, TrainingRun, open_settings, stop_on_signals};
 use crate::vocabulary;
 use crate::world::Mind;
 
@@ -81,7 +81,9 @@ pub struct ModelSettings {
     pub architecture: Architecture,
 }
 
-impl PretrainSettings {
+impl StageSettings for PretrainSettings {
+    const FILE: &'static str = "pretrain.toml";
+
     fn check(&self) -> anyhow::Result<()> {
         ensure!(self.batch_tokens > 0, "batch_tokens must be above 0");
         ensure!(self.checkpoint_steps > 0, "checkpoint_steps must be above 0");
@@ -90,7 +92,9 @@ impl PretrainSettings {
         self.slm.architecture.check()?;
         self.llm.architecture.check()
     }
+}
 
+impl PretrainSettings {
     fn of(&self, which: Which) -> (&ModelSettings, Mind) {
         match which {
             Which::Slm => (&self.slm, Mind::Slm),
@@ -101,9 +105,7 @@ impl PretrainSettings {
 
 /// Trains one model, or goes on; then says how often it is right.
 pub fn run(flags: &Pretrain, output: &mut impl Write) -> anyhow::Result<()> {
-    let (settings, text) = read_settings::<PretrainSettings>(&flags.config)?;
-    settings.check().with_context(|| flags.config.display().to_string())?;
-    echo_settings(&text, &flags.out, "pretrain.toml")?;
+    let settings: PretrainSettings = open_settings(&flags.config, &flags.out)?;
     let (model, mind) = settings.of(flags.model);
     let run = TrainingRun {
         name: format!("{:?}", flags.model).to_uppercase(),

@@ -194,19 +194,28 @@ pub fn read_log<Line: LogLine>(path: &Path) -> anyhow::Result<Vec<Line>> {
     Ok(read)
 }
 
-/// A stage's settings and their text, from a TOML file.
-pub fn read_settings<Settings: DeserializeOwned>(
-    path: &Path,
-) -> anyhow::Result<(Settings, String)> {
+/// All that decides what comes out of a stage.
+pub trait StageSettings: DeserializeOwned {
+    /// Under which name they are copied into a run's folder.
+    const FILE: &'static str;
+
+    /// Refuses figures that no run can have.
+    fn check(&self) -> anyhow::Result<()>;
+}
+
+/// Reads and checks a stage's TOML, and copies it into the run's folder, or refuses to go on there
+/// under other settings than before.
+pub fn open_settings<Settings: StageSettings>(path: &Path, out: &Path) -> anyhow::Result<Settings> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("{shown}: cannot be read: give the run's TOML"))?;
-    let settings = toml::from_str(&text).with_context(|| shown.to_string())?;
-    Ok((settings, text))
+    let settings: Settings = toml::from_str(&text).with_context(|| shown.to_string())?;
+    settings.check().with_context(|| shown.to_string())?;
+    echo_settings(&text, out, Settings::FILE)?;
+    Ok(settings)
 }
 
-/// Copies a run's settings into its folder, or refuses to go on under other ones.
-pub fn echo_settings(settings: &str, out: &Path, name: &str) -> anyhow::Result<()> {
+fn echo_settings(settings: &str, out: &Path, name: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("{}: cannot be made", out.display()))?;
     let path = out.join(name);
     match std::fs::read_to_string(&path) {

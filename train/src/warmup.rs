@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use relay::command::{Scanner, write_command};
 use relay_model::{AddedTokens, LoadOptions, LoadedModel, Sampling, Tokenizer, load};
@@ -20,7 +20,7 @@ use crate::optimiser::OptimiserSettings;
 use crate::problem::Facts;
 use crate::supervised::supervised;
 use crate::trainable::Sequence;
-use crate::training_run::{Ending, TrainingRun, echo_settings, read_settings, stop_on_signals};
+use crate::training_run::{Ending, StageSettings, TrainingRun, open_settings, stop_on_signals};
 use crate::world::Mind;
 
 /// Flags of `warmup`.
@@ -78,7 +78,9 @@ pub struct CommandSettings {
     pub power_max: u32,
 }
 
-impl WarmupSettings {
+impl StageSettings for WarmupSettings {
+    const FILE: &'static str = "warmup.toml";
+
     fn check(&self) -> anyhow::Result<()> {
         ensure!(self.batch_answers > 0, "batch_answers must be above 0");
         ensure!(self.checkpoint_steps > 0, "checkpoint_steps must be above 0");
@@ -95,7 +97,9 @@ impl WarmupSettings {
         self.shares.check()?;
         self.optimiser.check()
     }
+}
 
+impl WarmupSettings {
     /// What the policy may learn from, from a position on.
     fn corpus(&self, position: Position) -> Corpus {
         Corpus::new(self.seed, self.shares, Facts::Policy, Mind::Truth, position)
@@ -104,9 +108,7 @@ impl WarmupSettings {
 
 /// Warms a model up, or goes on; then says what its commands look like and how often it is right.
 pub fn run(flags: &Warmup, output: &mut impl Write) -> anyhow::Result<()> {
-    let (settings, settings_text) = read_settings::<WarmupSettings>(&flags.config)?;
-    settings.check().with_context(|| flags.config.display().to_string())?;
-    echo_settings(&settings_text, &flags.out, "warmup.toml")?;
+    let settings: WarmupSettings = open_settings(&flags.config, &flags.out)?;
     let (weights, tokenizer) = model_folder::import(&flags.from)?;
     let run = TrainingRun {
         name: "warm-up".to_owned(),

@@ -69,10 +69,15 @@ pub struct Models {
 }
 
 /// Loads a model as the programs do: tags in prompts are plain text.
-/// Where a path is expected, `embedded` is this model of the tiny pair.
-pub fn load_model(path: &Path, embedded: &'static EmbeddedFolder) -> anyhow::Result<LoadedModel> {
+/// Where a path is expected, `embedded` is this model of the tiny pair. It computes on all physical
+/// cores unless `threads` are given.
+pub fn load_model(
+    path: &Path,
+    embedded: &'static EmbeddedFolder,
+    threads: Option<usize>,
+) -> anyhow::Result<LoadedModel> {
     let plain_texts = relay::command::TAGS.map(str::to_owned).to_vec();
-    let options = LoadOptions { plain_texts, ..LoadOptions::default() };
+    let options = LoadOptions { plain_texts, threads, ..LoadOptions::default() };
     let source = ModelSource::named(path, embedded);
     load(source, &options).with_context(|| format!("{} cannot be loaded", path.display()))
 }

@@ -9,6 +9,7 @@ use crate::objective::ObjectiveSettings;
 use crate::optimiser::{OptimiserSettings, Schedule};
 use crate::reward::{Difficulty, Reward};
 use crate::rollout::RolloutSettings;
+use crate::training_run::StageSettings;
 
 mod limits {
     /// Answers of one step.
@@ -90,9 +91,10 @@ impl RewardSettings {
     }
 }
 
-impl GrpoSettings {
-    /// Refuses figures that no run can have.
-    pub fn check(&self) -> anyhow::Result<()> {
+impl StageSettings for GrpoSettings {
+    const FILE: &'static str = "grpo.toml";
+
+    fn check(&self) -> anyhow::Result<()> {
         ensure!(self.steps > 0 && self.checkpoint_steps > 0, "steps must be above 0");
         ensure!(self.groups > 0, "groups must be above 0");
         ensure!(
@@ -123,7 +125,9 @@ impl GrpoSettings {
         self.objective.check()?;
         self.optimiser.check()
     }
+}
 
+impl GrpoSettings {
     /// How answers are made.
     pub fn rollout(&self) -> RolloutSettings {
         let mut rollout = RolloutSettings {
