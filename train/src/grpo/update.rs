@@ -201,9 +201,8 @@ mod tests {
     fn what_the_teacher_wrote_moves_no_weight() {
         let mut learner = learner();
         let weights = learner.weights.values.clone();
-        // All policy tokens have no advantage; those of the teacher would have one.
-        let teacher = Lesson { advantage: 0.0, ..lesson(1, &[true, false, false], 0.0) };
-        let batch = batch(vec![teacher, lesson(2, &[true], 0.0)]);
+        // Were the mask not there, the first lesson would move them: it alone has an advantage.
+        let batch = batch(vec![lesson(1, &[false; 3], 5.0), lesson(2, &[true; 2], 0.0)]);
         let done =
             update(&mut learner, &mut Reference::Unused, &batch, &settings(1, 0.0), 10).unwrap();
         assert_eq!(done.objective.policy_tokens, 2);

@@ -5,6 +5,7 @@
 
 mod evaluated;
 mod matrix;
+mod policy;
 mod trained;
 
 use std::path::{Path, PathBuf};

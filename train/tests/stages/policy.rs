@@ -1,31 +1,23 @@
-//! The second stage as a process of its own: killed and gone on with, and refused what it cannot
-//! learn from.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+//! The stage that teaches when to call: killed and gone on with, and refused what it cannot learn
+//! from.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use relay_train::checkpoint::{self, Checkpoint};
 use relay_train::model_folder;
 use serde_json::Value;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_relay-train");
-/// How long a run of a few steps may take on a busy machine.
-const WAIT: Duration = Duration::from_mins(2);
-/// A model that writes commands, and one that stands in for the large model.
-const STUDENT: &str = "warmed";
-const TEACHER: &str = "pretrained/slm";
+use crate::{in_tree, kill, program, run, start_until};
+
 const SETTINGS: &str = "seed = 3\nsteps = 3\ncheckpoint_steps = 1\ngroups = 4\ngroup_size = 4\n\
                         updates = 2\nresponse_tokens_max = 160\n[optimiser]\n\
                         learning_rate = 1e-3\nfinal_share = 1.0\nwarm_up_steps = 0\n\
                         schedule = \"constant\"\nbeta_1 = 0.9\nbeta_2 = 0.99\nepsilon = 1e-8\n\
                         weight_decay = 0.0\ngradient_norm_max = 1.0\n";
 
-/// A trained model of the tiny pair, in the repository.
-fn model(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("runs").join(name)
+/// A model that writes commands.
+fn student() -> PathBuf {
+    in_tree("train/runs/warmed")
 }
 
 struct Place {
@@ -36,13 +28,9 @@ impl Place {
     fn new(settings: &str) -> Self {
         let place = Self { folder: tempfile::tempdir().unwrap() };
         std::fs::write(place.path("grpo.toml"), settings).unwrap();
-        let generated = Command::new(PROGRAM)
-            .args(["data", "generate", "--level", "short", "--facts", "policy", "--split", "train"])
-            .args(["--count", "12", "--out"])
-            .arg(place.path("problems.jsonl"))
-            .output()
-            .unwrap();
-        assert!(generated.status.success(), "{generated:?}");
+        let of = ["data", "generate", "--level", "short", "--facts", "policy", "--split", "train"];
+        let problems = place.path("problems.jsonl");
+        run(&[&of[..], &["--count", "12", "--out", shown(&problems)]].concat());
         place
     }
 
@@ -50,18 +38,14 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    fn command(&self, out: &str, threads: usize) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.arg("grpo").arg("--config").arg(self.path("grpo.toml"));
-        command.arg("--from").arg(model(STUDENT)).arg("--llm").arg(model(TEACHER));
-        command.arg("--problems").arg(self.path("problems.jsonl"));
-        command.arg("--out").arg(self.path(out)).args(["--threads", &threads.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn run(&self, out: &str, threads: usize) -> Output {
-        self.command(out, threads).output().unwrap()
+    /// Calls `act` with the words of a run into `out`. A model that writes no command stands in for
+    /// the large one.
+    fn with_words<T>(&self, out: &str, threads: &str, act: impl FnOnce(&[&str]) -> T) -> T {
+        let [config, problems, out] = ["grpo.toml", "problems.jsonl", out].map(|at| self.path(at));
+        let (from, llm) = (student(), in_tree("train/runs/pretrained/slm"));
+        let models = ["grpo", "--from", shown(&from), "--llm", shown(&llm), "--threads", threads];
+        let files = ["--config", shown(&config), "--problems", shown(&problems)];
+        act(&[&models[..], &files, &["--out", shown(&out)]].concat())
     }
 
     fn checkpoint(&self, out: &str) -> PathBuf {
@@ -69,45 +53,36 @@ impl Place {
     }
 
     fn fault(&self) -> String {
-        let output = self.run("refused", 1);
+        let output = self.with_words("refused", "1", |words| program(words).output().unwrap());
         assert!(!output.status.success(), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     }
 }
 
-/// Waits until something is there, or fails.
-fn wait_for(path: &Path, child: &mut Child) {
-    let began = Instant::now();
-    while !path.exists() {
-        assert!(began.elapsed() < WAIT, "{} does not come", path.display());
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before its first checkpoint");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+fn shown(path: &Path) -> &str {
+    path.to_str().unwrap()
 }
 
 #[test]
 fn a_killed_run_ends_with_the_bits_of_one_that_never_stopped() {
     let place = Place::new(SETTINGS);
-    let whole = place.run("whole", 1);
-    assert!(whole.status.success(), "{whole:?}");
-    let said = String::from_utf8(whole.stdout).unwrap();
+    let said = place.with_words("whole", "1", run);
     for part in ["last 3 steps:", "% right", "s a step, rollouts", "learning"] {
         assert!(said.contains(part), "{said}");
     }
 
-    let mut child = place.command("cut", 2).spawn().unwrap();
-    wait_for(&place.checkpoint("cut"), &mut child);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let resumed = place.run("cut", 2);
-    assert!(resumed.status.success(), "{resumed:?}");
-    let (weights, _) = model_folder::import(&model(STUDENT)).unwrap();
+    // The first step's checkpoint was kept before the second step was logged.
+    let log = place.path("cut").join("log.jsonl");
+    kill(place.with_words("cut", "2", |words| start_until(words, &log, 2)));
+    assert!(place.checkpoint("cut").exists());
+    place.with_words("cut", "2", run);
+    let (weights, _) = model_folder::import(&student()).unwrap();
     let [whole, cut] = ["whole", "cut"].map(|out| -> Checkpoint<Value> {
         checkpoint::load(weights.architecture(), &place.checkpoint(out)).unwrap().unwrap()
     });
     assert_eq!((whole.optimiser.steps, &whole.state), (6, &cut.state));
     assert!(whole == cut, "weights or the optimiser's means differ");
-    let from = std::fs::read(model(STUDENT).join("model.safetensors")).unwrap();
+    let from = std::fs::read(student().join("model.safetensors")).unwrap();
     let trained = std::fs::read(place.path("cut/model/model.safetensors")).unwrap();
     assert!(from != trained, "nothing was learned");
     for curve in ["accuracy.svg", "kl.svg"] {
