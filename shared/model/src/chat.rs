@@ -11,10 +11,12 @@ mod engine;
 mod escape;
 mod given;
 mod json;
+mod markup;
 mod message;
 mod origin;
 mod pieces;
 mod python_json;
+mod python_kinds;
 mod python_text;
 #[cfg(test)]
 mod tests;

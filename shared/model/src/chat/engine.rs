@@ -9,17 +9,21 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use time::PrimitiveDateTime;
 use time::format_description::parse_strftime_owned;
 
-use super::{python_json, python_text};
+use super::{markup, python_json, python_kinds, python_text};
 use crate::error::{ModelError, printable};
 
 /// The variable that holds what marks control texts; no template can name it.
 pub(super) const MARKER: &str = "control text marker";
+
+pub(super) use limits::TEMPLATE_BYTES_MAX;
 
 mod limits {
     /// What a template may spend, on time and on memory: a unit pays for one step, and for 64 bytes
     /// of a text that is made or gone through. This is 256 MB at most; an honest template takes a
     /// few hundred per message, and a few for each 64 bytes of it.
     pub(super) const TEMPLATE_FUEL: u64 = 4_000_000;
+    /// Bytes of a template; the longest published ones have some twenty thousand.
+    pub(in crate::chat) const TEMPLATE_BYTES_MAX: usize = 1 << 20;
     /// As the engine has it.
     pub(super) const BYTES_PER_FUEL: u64 = 64;
 }
@@ -34,6 +38,11 @@ pub(super) fn new_environment() -> Result<Environment<'static>, ModelError> {
     environment.add_filter("trim", |text: StringInput<'_>, chars: Option<Cow<'_, str>>| {
         python_text::trim(text.as_str(), chars.as_deref())
     });
+    environment.add_filter("escape", markup::escape);
+    environment.add_filter("e", markup::escape);
+    environment.add_test("iterable", python_kinds::is_iterable);
+    environment.add_test("sequence", python_kinds::is_sequence);
+    environment.add_test("number", python_kinds::is_number);
     environment.set_unknown_method_callback(python_text::call_method);
     Ok(environment)
 }
@@ -50,7 +59,13 @@ pub(super) fn add_template(
     name: &'static str,
     source: &str,
 ) -> Result<(), ModelError> {
-    let source = without_generation_tags(source);
+    let bytes = source.len();
+    if bytes > limits::TEMPLATE_BYTES_MAX {
+        let most = limits::TEMPLATE_BYTES_MAX;
+        let what = format!("it has {bytes} bytes, where {most} are the most");
+        return Err(ModelError::Template { what });
+    }
+    let source = with_changed_tags(source);
     environment.add_template_owned(name, source).map_err(|error| template_fault(&error))
 }
 
@@ -82,8 +97,8 @@ fn raise_exception(message: String) -> Result<String, Error> {
 }
 
 /// `{% generation %}` marks an answer for training and is rendered as what it holds, with variables
-/// of its own: the engine's `with` does the same.
-fn without_generation_tags(source: &str) -> String {
+/// of its own: the engine's `with` does the same. Sums of texts marked safe: see `markup`.
+fn with_changed_tags(source: &str) -> String {
     let mut changed = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find('{') {
@@ -95,7 +110,7 @@ fn without_generation_tags(source: &str) -> String {
             Some(name @ ("generation" | "endgeneration")) => {
                 tag.replacen(name, &name.replace("generation", "with"), 1)
             }
-            _ => tag.to_owned(),
+            _ => markup::with_escaped_terms(tag).unwrap_or_else(|| tag.to_owned()),
         });
         rest = after;
     }
@@ -206,6 +221,16 @@ mod tests {
             assert!(render(text).is_err(), "{text}");
         }
         assert_eq!(tag_bytes("{% a %} b"), 7);
+    }
+
+    #[test]
+    fn a_line_may_be_as_long_as_a_template() {
+        let spaces = " ".repeat(70_000);
+        assert_eq!(render(&format!("{{{{{spaces} 'a' ~{spaces} 'b' }}}}")).unwrap(), "ab");
+        let error = render(&format!("{spaces}{{{{ a.b.c }}}}")).unwrap_err().to_string();
+        assert!(error.contains("undefined"), "{error}");
+        assert!(render(&format!("{spaces}{{% if %}}")).is_err());
+        assert_eq!(render(&"\n".repeat(70_000)).unwrap().len(), 69_999);
     }
 
     #[test]

@@ -9,15 +9,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::ChatTemplate;
+use super::engine::TEMPLATE_BYTES_MAX;
 use crate::error::ModelError;
 use crate::folder_files::FolderFiles;
 use crate::gguf::GgufFile;
 use crate::tokenizer::Tokenizer;
-
-mod limits {
-    /// Bytes of a template's own file; the longest published ones have some twenty thousand.
-    pub(super) const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
-}
 
 const GGUF_KEY: &str = "tokenizer.chat_template";
 const OWN_FILE: &str = "chat_template.jinja";
@@ -47,7 +43,9 @@ impl ChatTemplate {
         tokenizer: &Tokenizer,
     ) -> Result<Option<Self>, ModelError> {
         let text = |key: &str| file.text(key).map(str::to_owned);
-        let tool_use = text(&format!("{GGUF_KEY}.{TOOL_USE}"));
+        let tool_key = format!("{GGUF_KEY}.{TOOL_USE}");
+        file.refuse_flipped([GGUF_KEY, &tool_key])?;
+        let tool_use = text(&tool_key);
         let compiled = Sources { default: text(GGUF_KEY), tool_use }.compile(tokenizer);
         compiled.map_err(|error| naming(file.path(), error))
     }
@@ -116,7 +114,7 @@ fn naming(path: &Path, error: ModelError) -> ModelError {
 
 fn read_text(folder: &FolderFiles, name: &str) -> Result<Option<String>, ModelError> {
     let advice = "bring the file again";
-    folder.text(name, limits::TEMPLATE_BYTES_MAX, "template", advice)
+    folder.text(name, TEMPLATE_BYTES_MAX as u64, "template", advice)
 }
 
 #[cfg(test)]
@@ -156,9 +154,12 @@ mod tests {
     #[test]
     fn a_template_without_end_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let bytes = usize::try_from(limits::TEMPLATE_BYTES_MAX).unwrap() + 1;
-        std::fs::write(folder.path().join(OWN_FILE), "x".repeat(bytes)).unwrap();
+        let long = "x".repeat(TEMPLATE_BYTES_MAX + 1);
+        std::fs::write(folder.path().join(OWN_FILE), &long).unwrap();
         let error = Sources::read(&FolderFiles::on_disk(folder.path())).unwrap_err().to_string();
         assert!(error.contains(OWN_FILE), "{error}");
+        // Wherever it stands.
+        let error = ChatTemplate::new(&long, "", "").unwrap_err().to_string();
+        assert!(error.contains("1048577 bytes, where 1048576 are the most"), "{error}");
     }
 }

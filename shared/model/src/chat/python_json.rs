@@ -39,7 +39,7 @@ pub(super) fn to_json(
         state.lookup(super::engine::MARKER).and_then(|marker| marker.as_str()?.chars().next());
     let mut json = Writer { state, text: String::new(), layout, marker };
     json.write(value, 0)?;
-    Ok(Value::from_safe_string(json.text))
+    Ok(Value::from(json.text))
 }
 
 impl Layout {
