@@ -46,8 +46,8 @@ mod limits {
     pub(super) const ADDED_TOKEN_BYTES_MAX: usize = 1 << 8;
     /// Bytes of all added tokens together: a search holds some tens of bytes for each.
     pub(super) const ADDED_BYTES_MAX: usize = 1 << 21;
-    /// Bytes of one JSON file: the largest published ones have a third of it.
-    pub(super) const JSON_BYTES_MAX: u64 = 1 << 27;
+    /// Bytes of a `tokenizer.json`: the largest published ones have a third of it.
+    pub(super) const TOKENIZER_BYTES_MAX: u64 = 1 << 27;
     /// Pieces whose ids a thread remembers. They outlive the tokenizer, so that a fuzzer, which
     /// makes many, does without.
     pub(super) const CACHED_PIECES: usize = if cfg!(feature = "fuzzing") { 0 } else { 10_000 };

@@ -29,14 +29,18 @@ impl Alphabet {
         Self { bytes, chars }
     }
 
-    /// Appends the bytes that a text of the vocabulary stands for. Characters outside of the
-    /// alphabet stand for themselves.
+    /// Appends the bytes that a text of the vocabulary stands for. One with a character outside of
+    /// the alphabet stands for itself, as in the `tokenizers` crate.
     pub(super) fn push_bytes(&self, text: &str, out: &mut Vec<u8>) {
+        let byte = |char| self.bytes.get(char as usize).copied().flatten();
+        let start = out.len();
         for char in text.chars() {
-            match self.bytes.get(char as usize).copied().flatten() {
-                Some(byte) => out.push(byte),
-                None => out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
-            }
+            let Some(byte) = byte(char) else {
+                out.truncate(start);
+                out.extend_from_slice(text.as_bytes());
+                return;
+            };
+            out.push(byte);
         }
     }
 
@@ -54,6 +58,10 @@ pub(crate) fn byte_token_text(byte: u8) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use tokenizers::Decoder;
+    use tokenizers::decoders::byte_level::ByteLevel;
+
     use super::*;
 
     #[test]
@@ -74,9 +82,21 @@ mod tests {
     }
 
     #[test]
-    fn characters_outside_of_it_are_themselves() {
-        let mut bytes = Vec::new();
-        Alphabet::new().push_bytes("a日", &mut bytes);
-        assert_eq!(bytes, "a日".as_bytes());
+    fn a_text_with_a_character_outside_of_it_is_itself() {
+        let mut bytes = b"before".to_vec();
+        Alphabet::new().push_bytes("\u{120}\u{E9}日", &mut bytes);
+        assert_eq!(bytes, "before\u{120}\u{E9}日".as_bytes());
+    }
+
+    proptest! {
+        #[test]
+        fn texts_are_decoded_as_by_the_reference(
+            text in "[a-c\u{A0}-\u{180}]{0,4}|[\u{100}-\u{143}]{1,4}[\u{144}日 ]?|\\PC{0,4}",
+        ) {
+            let reference = ByteLevel::default().decode_chain(vec![text.clone()]).unwrap();
+            let mut bytes = Vec::new();
+            Alphabet::new().push_bytes(&text, &mut bytes);
+            prop_assert_eq!(String::from_utf8_lossy(&bytes), reference.concat());
+        }
     }
 }

@@ -16,6 +16,7 @@ const OTHER_MODEL: &str = "use a model with one of the pre-tokenizers gpt-2, smo
                            llama-bpe, as Llama 3, Qwen2, Qwen3 and SmolLM2 have";
 
 const BOS_KEY: &str = "tokenizer.ggml.bos_token_id";
+const ADD_BOS_KEY: &str = "tokenizer.ggml.add_bos_token";
 const EOS_KEY: &str = "tokenizer.ggml.eos_token_id";
 /// Keys of the tokens that end a text, a turn or a message.
 const END_KEYS: [&str; 3] = [EOS_KEY, "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
@@ -67,6 +68,8 @@ impl Tokenizer {
 
 fn read_parts(file: &GgufFile) -> Result<TokenizerParts, ModelError> {
     check_model(file)?;
+    let optional = [BOS_KEY, ADD_BOS_KEY].into_iter().chain(END_KEYS).chain(FOREIGN_KEYS);
+    file.refuse_flipped(optional)?;
     let named = read_pre_tokenizer(file)?;
     let tokens = read_tokens(file)?;
     let roles = read_roles(file, &named, tokens.len())?;
@@ -118,16 +121,8 @@ fn read_tokens(file: &GgufFile) -> Result<Vec<(String, TokenKind)>, ModelError> 
         );
         return Err(file.bad(what, NO_TOKENIZER));
     }
-    let architecture = file.text("general.architecture").unwrap_or_default();
-    let size_key = format!("{architecture}.vocab_size");
-    if let Some(Value::Integer(size)) = file.value(&size_key)
-        && usize::try_from(*size).is_ok_and(|size| size < texts.len())
-    {
-        let what = format!("{} tokens, but a vocabulary of {size} ({size_key})", texts.len());
-        return Err(file.bad(what, NO_TOKENIZER));
-    }
-    let tokens = texts.iter().zip(types).enumerate();
-    tokens.map(|(id, (text, code))| read_token(file, id, text, *code)).collect()
+    let tokens = texts.iter().zip(types.iter()).enumerate();
+    tokens.map(|(id, (text, code))| read_token(file, id, text, code)).collect()
 }
 
 /// Types are those of llama.cpp's `enum llama_token_type`.
@@ -135,7 +130,7 @@ fn read_token(
     file: &GgufFile,
     id: usize,
     text: &str,
-    code: i64,
+    code: i128,
 ) -> Result<(String, TokenKind), ModelError> {
     let kind = match code {
         1 => TokenKind::Normal,
@@ -181,11 +176,11 @@ fn read_merges(file: &GgufFile) -> Result<Vec<(String, String)>, ModelError> {
 
 fn read_roles(file: &GgufFile, named: &Named, tokens: usize) -> Result<Roles, ModelError> {
     let bos_id = id_at(file, BOS_KEY, tokens)?;
-    let prepends_bos = match file.value("tokenizer.ggml.add_bos_token") {
+    let prepends_bos = match file.value(ADD_BOS_KEY) {
         Some(Value::Integer(flag @ (0 | 1))) => *flag == 1,
         None => named.prepends_bos && bos_id.is_some(),
         Some(_) => {
-            let what = "key tokenizer.ggml.add_bos_token is not a truth value";
+            let what = format!("key {ADD_BOS_KEY} is not a truth value");
             return Err(file.bad(what, NO_TOKENIZER));
         }
     };

@@ -20,17 +20,21 @@ use super::parts::{TokenizerParts, kind_of_added};
 use super::pre_tokenizer::{GPT2_PUBLISHED, LLAMA3_PUBLISHED, PreTokenizer, QWEN2_PUBLISHED};
 use super::{TokenKind, Tokenizer, limits};
 use crate::error::ModelError;
+use crate::error::advice::{DAMAGED, INCOMPLETE};
 use crate::folder_files::FolderFiles;
 use files::{AddedEntry, BpeFile, BpeModel, MergeRule, TokenizerConfig, TokenizerFile};
 
-const DAMAGED: &str = "bring the model's folder again";
+const TOKENIZER: &str = "tokenizer.json";
 const UNSUPPORTED: &str = "use a model with a byte-level BPE tokenizer, as Llama 3, Qwen2, Qwen3 \
                            and SmolLM2 have";
 
 impl Tokenizer {
     /// The tokenizer of a folder.
     pub(crate) fn from_folder(folder: &FolderFiles) -> Result<Self, ModelError> {
-        let read = |name: &str| folder.text(name, limits::JSON_BYTES_MAX, "JSON", DAMAGED);
+        let read = |name: &str| match name {
+            TOKENIZER => folder.text(name, limits::TOKENIZER_BYTES_MAX, "JSON", DAMAGED),
+            _ => folder.json_text(name),
+        };
         Self::from_files(folder.path(), &read)
     }
 
@@ -39,7 +43,7 @@ impl Tokenizer {
         let folder = Folder { path: folder, read };
         let parts = folder.read_parts()?;
         Self::build(parts).map_err(|error| match error {
-            ModelError::Tokenizer { what } => folder.bad("tokenizer.json", what, DAMAGED),
+            ModelError::Tokenizer { what } => folder.bad(TOKENIZER, what, INCOMPLETE),
             other => other,
         })
     }
@@ -55,19 +59,19 @@ struct Folder<'a> {
 
 impl Folder<'_> {
     fn read_parts(&self) -> Result<TokenizerParts, ModelError> {
-        let text = (self.read)("tokenizer.json")?;
+        let text = (self.read)(TOKENIZER)?;
         let Some(text) = text else {
             let advice = "give a folder that holds tokenizer.json";
-            return Err(self.bad("tokenizer.json", "the file is missing", advice));
+            return Err(self.bad(TOKENIZER, "the file is missing", advice));
         };
-        let mut file: TokenizerFile = self.parse("tokenizer.json", &text)?;
+        let mut file: TokenizerFile = self.parse(TOKENIZER, &text)?;
         let config: TokenizerConfig = self.read_config("tokenizer_config.json")?;
         add_missing(&mut file.added_tokens, &config);
         self.check_kinds(&file)?;
         let composes = self.read_normalizer(file.normalizer.as_ref())?;
         let rule = self.read_pre_tokenizer(file.pre_tokenizer.as_ref())?;
         self.check_added(&file.added_tokens, composes)?;
-        let bpe: BpeFile = self.parse("tokenizer.json", &text)?;
+        let bpe: BpeFile = self.parse(TOKENIZER, &text)?;
         drop(text);
         self.check_model(&bpe.model)?;
         let ignores_merges = bpe.model.ignore_merges;
@@ -184,7 +188,7 @@ impl Folder<'_> {
                 count - 1,
                 count_max - 1
             );
-            return Err(self.bad("tokenizer.json", what, DAMAGED));
+            return Err(self.bad(TOKENIZER, what, INCOMPLETE));
         }
         let mut tokens = vec![(String::new(), TokenKind::Placeholder); count];
         for (text, id) in model.vocab {
@@ -199,7 +203,7 @@ impl Folder<'_> {
             MergeRule::Line(line) => {
                 let pair = line.split_once(' ').ok_or_else(|| {
                     let what = format!("merge {rank}, {line:?} (model.merges), is not two tokens");
-                    self.bad("tokenizer.json", what, DAMAGED)
+                    self.bad(TOKENIZER, what, INCOMPLETE)
                 })?;
                 Ok((pair.0.to_owned(), pair.1.to_owned()))
             }
@@ -220,7 +224,7 @@ impl Folder<'_> {
         let place = &mut tokens[id as usize];
         if !place.0.is_empty() && (place.0 != text || kind == TokenKind::Normal) {
             let what = format!("token {id} is both {:?} and {text:?}", place.0);
-            return Err(self.bad("tokenizer.json", what, DAMAGED));
+            return Err(self.bad(TOKENIZER, what, INCOMPLETE));
         }
         *place = (text, kind);
         Ok(())
@@ -233,8 +237,9 @@ impl Folder<'_> {
     }
 
     fn parse<T: DeserializeOwned>(&self, name: &str, text: &str) -> Result<T, ModelError> {
-        serde_json::from_str(text)
-            .map_err(|error| self.bad(name, format!("it cannot be understood: {error}"), DAMAGED))
+        serde_json::from_str(text).map_err(|error| {
+            self.bad(name, format!("it cannot be understood: {error}"), INCOMPLETE)
+        })
     }
 
     fn bad(&self, name: &str, what: impl Into<String>, advice: &'static str) -> ModelError {
@@ -242,7 +247,7 @@ impl Folder<'_> {
     }
 
     fn unsupported(&self, what: &str) -> ModelError {
-        self.bad("tokenizer.json", format!("{what} is not supported"), UNSUPPORTED)
+        self.bad(TOKENIZER, format!("{what} is not supported"), UNSUPPORTED)
     }
 }
 

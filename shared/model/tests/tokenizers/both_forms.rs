@@ -54,6 +54,38 @@ fn check(text: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// `tokenizer_config.json` lists the added tokens again, and some folders list more there.
+#[test]
+fn added_tokens_that_only_the_configuration_names_are_added_tokens() {
+    for family in FAMILIES {
+        let mut files = Files::new(family);
+        let [whole, _] = files.ours();
+        let added = files.json["added_tokens"].as_array_mut().unwrap();
+        let moved: Vec<serde_json::Value> = added.drain(1..).collect();
+        let entries = moved.iter().map(|token| (token["id"].to_string(), token.clone()));
+        files.config["added_tokens_decoder"] = serde_json::Value::Object(entries.collect());
+        files.write_folder();
+        let split = Tokenizer::read(files.folder()).unwrap();
+        assert_eq!(split.fingerprint(&[]), whole.fingerprint(&[]), "{family:?}");
+        for token in &moved {
+            let (text, id) = (token["content"].as_str().unwrap(), token["id"].as_u64());
+            assert_eq!(split.added_token_id(text).map(u64::from), id, "{family:?} {text}");
+            let text = format!("a {text}b");
+            let [ours, theirs] =
+                [&split, &whole].map(|tokenizer| tokenizer.encode(&text, AddedTokens::Parse));
+            assert_eq!(ours, theirs, "{family:?} {text}");
+        }
+        // What both name is what tokenizer.json says.
+        let first = files.json["added_tokens"][0].clone();
+        let mut other = first.clone();
+        other["content"] = "other".into();
+        files.config["added_tokens_decoder"][first["id"].to_string()] = other;
+        files.write_folder();
+        let again = Tokenizer::read(files.folder()).unwrap();
+        assert_eq!(again.fingerprint(&[]), whole.fingerprint(&[]), "{family:?}");
+    }
+}
+
 #[test]
 fn every_kind_of_text_has_the_ids_of_the_reference() {
     for (name, text) in texts::NAMED {

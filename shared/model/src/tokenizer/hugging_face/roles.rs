@@ -6,8 +6,9 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::files::{EndTokens, OneOrMany, TokenName, TokenizerConfig};
-use super::{DAMAGED, Folder, kind_of, steps_of};
+use super::{Folder, kind_of, steps_of};
 use crate::error::ModelError;
+use crate::error::advice::INCOMPLETE;
 use crate::tokenizer::TokenKind;
 use crate::tokenizer::parts::Roles;
 
@@ -49,7 +50,7 @@ impl Folder<'_> {
         let found = ids.find(|(_, token)| token.0 == text && token.1 != TokenKind::Placeholder);
         found.map(|(id, _)| id).ok_or_else(|| {
             let what = format!("{key} is {text:?}, which tokenizer.json does not have");
-            self.bad("tokenizer_config.json", what, DAMAGED)
+            self.bad("tokenizer_config.json", what, INCOMPLETE)
         })
     }
 
@@ -63,7 +64,7 @@ impl Folder<'_> {
         let past = ids.iter().find(|&&id| id as usize >= tokens);
         past.map_or(Ok(()), |id| {
             let what = format!("eos_token_id holds {id}, but tokenizer.json has {tokens} tokens");
-            Err(self.bad(name, what, DAMAGED))
+            Err(self.bad(name, what, INCOMPLETE))
         })?;
         Ok(ids)
     }
@@ -103,7 +104,7 @@ impl Folder<'_> {
         let id = id.filter(|id| (*id as usize) < tokens);
         id.map(Some).ok_or_else(|| {
             let what = format!("its post-processor begins texts with {begins}, which has no id");
-            self.bad("tokenizer.json", what, DAMAGED)
+            self.bad("tokenizer.json", what, INCOMPLETE)
         })
     }
 }
