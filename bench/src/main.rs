@@ -1,10 +1,12 @@
 //! System measurements: `relay-bench engine` measures a model's decode and prefill on this machine,
-//! `relay-bench kernels` what they are made of. Knows nothing of edge and cloud yet.
+//! `relay-bench kernels` what they are made of, `relay-bench perplexity` what a file's format costs.
+//! Knows nothing of edge and cloud yet.
 
 mod engine;
 mod figures;
 mod kernels;
 mod peer;
+mod perplexity;
 
 use clap::{Parser, Subcommand};
 
@@ -22,12 +24,15 @@ enum What {
     Engine(engine::Options),
     /// How fast each kernel is, as a fraction of what memory or arithmetic allows.
     Kernels(kernels::Options),
+    /// How well a model foretells a text, as llama-perplexity counts it.
+    Perplexity(perplexity::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Command::parse().what {
         What::Engine(options) => engine::measure(&options),
         What::Kernels(options) => kernels::measure(&options),
+        What::Perplexity(options) => perplexity::measure(&options),
     }
 }
 

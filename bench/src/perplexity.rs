@@ -1,25 +1,35 @@
 //! Perplexity of a model on a text, by the definition of llama.cpp's `llama-perplexity`, so that
-//! the two figures can stand side by side. Knows only the crate's public face.
+//! the two figures can stand side by side: whether a file's format costs what it should.
 //!
 //! The text's tokens are cut into chunks of the context's length, what is left over is dropped.
-//! Each chunk is run by itself; the tokens of its second half are scored, each given all tokens of
-//! the chunk before it.
-#![allow(clippy::print_stdout, reason = "a program that prints")]
+//! Each chunk is run by itself, behind the token that begins texts where the model asks for one; the
+//! tokens of its second half are scored, each given all tokens of the chunk before it.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
-use relay_model::{AddedTokens, LanguageModel, LoadOptions, LogitsWanted, Row, load};
+use anyhow::{Context, ensure};
+use clap::Args;
+use relay_model::{
+    AddedTokens, LanguageModel, LoadOptions, LoadedModel, LogitsWanted, ModelError, Row, load,
+};
 use serde::Serialize;
 
-/// Tokens whose logits are held at a time.
-const PIECE_TOKENS: usize = 64;
+use crate::figures::float;
+use crate::print;
 
-/// Measures the perplexity of a model on a text.
-#[derive(Debug, Parser)]
-struct Arguments {
+mod limits {
+    /// Tokens whose logits are held at a time.
+    pub(super) const PIECE_TOKENS: usize = 64;
+    /// Tokens of a chunk, at least.
+    pub(super) const CHUNK_TOKENS_MIN: usize = 4;
+    /// Chunks, at least: the error is that of a mean.
+    pub(super) const CHUNKS_MIN: usize = 2;
+}
+
+/// What is measured.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
     /// The model file.
     #[arg(long)]
     model: PathBuf,
@@ -29,11 +39,10 @@ struct Arguments {
     /// Tokens of a chunk.
     #[arg(long, default_value_t = 512)]
     context: usize,
-    /// The id that takes the place of each chunk's first token: for models whose texts begin with
-    /// one (`tokenizer.ggml.add_bos_token`).
+    /// Threads; as many as there are cores unless given.
     #[arg(long)]
-    bos_id: Option<u32>,
-    /// Print one JSON object instead of a line.
+    threads: Option<usize>,
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -56,38 +65,56 @@ struct Sums {
     squares: f64,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let mut loaded = load(&arguments.model, &LoadOptions::default())?;
-    let text = std::fs::read_to_string(&arguments.text)
-        .with_context(|| format!("cannot read {}", arguments.text.display()))?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    let tokens = loaded.tokenizer.encode(text, AddedTokens::Plain);
-    let chunks = tokens.len() / arguments.context.max(1);
+/// Measures and prints.
+pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(&options.text)
+        .with_context(|| format!("cannot read {}", options.text.display()))?;
+    let settings = LoadOptions { threads: options.threads, ..LoadOptions::default() };
+    let mut loaded = load(&options.model, &settings)?;
+    let report = measure_text(&mut loaded, &text, options.context)?;
+    if options.json {
+        print(&serde_json::to_string(&report)?);
+    } else {
+        let Report { perplexity, error, chunks, scored_tokens, tokens_per_s } = report;
+        print(&format!(
+            "perplexity {perplexity:.4} ± {error:.4}; {chunks} chunks, {scored_tokens} tokens \
+             scored, {tokens_per_s:.0} tokens/s"
+        ));
+    }
+    Ok(())
+}
+
+fn measure_text(loaded: &mut LoadedModel, text: &str, context: usize) -> anyhow::Result<Report> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let bos = loaded.tokenizer.bos_to_prepend();
+    let mut tokens: Vec<u32> = bos.into_iter().collect();
+    tokens.extend(loaded.tokenizer.encode(text, AddedTokens::Plain));
+    let chunks = tokens.len() / context.max(1);
     ensure!(
-        arguments.context >= 4 && chunks >= 2,
-        "{} tokens are not two chunks of {}; give a longer text or another --context",
+        context >= limits::CHUNK_TOKENS_MIN && chunks >= limits::CHUNKS_MIN,
+        "{} tokens are not {} chunks of {context}; give a longer text or another --context",
         tokens.len(),
-        arguments.context
+        limits::CHUNKS_MIN
     );
     let start = Instant::now();
     let mut sums = Sums::default();
-    for chunk in tokens.chunks_exact(arguments.context) {
+    for chunk in tokens.chunks_exact(context) {
         let mut chunk = chunk.to_vec();
-        chunk[0] = arguments.bos_id.unwrap_or(chunk[0]);
+        chunk[0] = bos.unwrap_or(chunk[0]);
         score(loaded.model.as_mut(), &chunk, &mut sums)?;
     }
-    print(&arguments, &report(&sums, chunks, chunks * arguments.context, start))
+    let tokens_per_s = float(chunks * context) / start.elapsed().as_secs_f64().max(1e-9);
+    Ok(sums.report(chunks, tokens_per_s))
 }
 
 /// Adds the likelihoods of a chunk's second half.
-fn score(model: &mut dyn LanguageModel, chunk: &[u32], sums: &mut Sums) -> Result<()> {
+fn score(model: &mut dyn LanguageModel, chunk: &[u32], sums: &mut Sums) -> Result<(), ModelError> {
     let mut cache = model.new_cache();
     let (given, scored) = chunk[..chunk.len() - 1].split_at(chunk.len() / 2);
     let row = Row { tokens: given, cache: &mut cache, logits: LogitsWanted::None };
     model.forward(&mut [row])?;
     let mut following = chunk[given.len() + 1..].iter();
-    for piece in scored.chunks(PIECE_TOKENS) {
+    for piece in scored.chunks(limits::PIECE_TOKENS) {
         let row = Row { tokens: piece, cache: &mut cache, logits: LogitsWanted::All };
         let logits = model.forward(&mut [row])?.remove(0);
         for (index, id) in (0..logits.rows()).zip(&mut following) {
@@ -106,32 +133,59 @@ fn surprise_nats(logits: &[f32], id: u32) -> f64 {
     total.ln() + highest - f64::from(logits[id as usize])
 }
 
-#[expect(clippy::cast_precision_loss, reason = "small counts")]
-fn report(sums: &Sums, chunks: usize, tokens: usize, start: Instant) -> Report {
-    let count = sums.tokens as f64;
-    let mean = sums.nats / count;
-    let spread = (sums.squares / count - mean * mean).max(0.0) / (count - 1.0).max(1.0);
-    Report {
-        perplexity: mean.exp(),
-        error: mean.exp() * spread.sqrt(),
-        chunks,
-        scored_tokens: sums.tokens,
-        tokens_per_s: tokens as f64 / start.elapsed().as_secs_f64().max(1e-9),
+impl Sums {
+    fn report(&self, chunks: usize, tokens_per_s: f64) -> Report {
+        let count = float(self.tokens);
+        let mean = self.nats / count;
+        let spread = (self.squares / count - mean * mean).max(0.0) / (count - 1.0).max(1.0);
+        Report {
+            perplexity: mean.exp(),
+            error: mean.exp() * spread.sqrt(),
+            chunks,
+            scored_tokens: self.tokens,
+            tokens_per_s,
+        }
     }
 }
 
-fn print(arguments: &Arguments, report: &Report) -> Result<()> {
-    if arguments.json {
-        println!("{}", serde_json::to_string(report)?);
-    } else {
-        println!(
-            "perplexity {:.4} ± {:.4}; {} chunks, {} tokens scored, {:.0} tokens/s",
-            report.perplexity,
-            report.error,
-            report.chunks,
-            report.scored_tokens,
-            report.tokens_per_s
-        );
+#[cfg(test)]
+mod tests {
+    use relay_model::{ModelSource, TINY_SLM};
+
+    use super::*;
+
+    #[test]
+    fn the_second_half_of_each_chunk_is_scored() {
+        let mut loaded = load(ModelSource::Embedded(&TINY_SLM), &LoadOptions::default()).unwrap();
+        let text = "Tom has 3 apples and buys 4 more. How many apples does Tom have now?";
+        let ids = loaded.tokenizer.encode(text, AddedTokens::Plain);
+        let report = measure_text(&mut loaded, &format!("{text}\n"), 8).unwrap();
+        assert_eq!((report.chunks, report.scored_tokens), (ids.len() / 8, ids.len() / 8 * 3));
+        let mut nats = Vec::new();
+        for chunk in ids.chunks_exact(8) {
+            let mut cache = loaded.model.new_cache();
+            let row = Row { tokens: chunk, cache: &mut cache, logits: LogitsWanted::All };
+            let logits = loaded.model.forward(&mut [row]).unwrap().remove(0);
+            for at in 4..7 {
+                let total: f64 = logits.row(at).iter().map(|logit| f64::from(*logit).exp()).sum();
+                nats.push(total.ln() - f64::from(logits.row(at)[chunk[at + 1] as usize]));
+            }
+        }
+        let expected = (nats.iter().sum::<f64>() / float(nats.len())).exp();
+        assert!((report.perplexity / expected - 1.0).abs() < 1e-6, "{report:?}, not {expected}");
+        assert!(report.error > 0.0);
     }
-    Ok(())
+
+    #[test]
+    fn a_text_of_one_chunk_is_refused() {
+        let mut loaded = load(ModelSource::Embedded(&TINY_SLM), &LoadOptions::default()).unwrap();
+        let error = measure_text(&mut loaded, "1 + 1", 512).unwrap_err().to_string();
+        assert!(error.contains("not 2 chunks of 512; give a longer text"), "{error}");
+    }
+
+    #[test]
+    fn an_even_choice_of_four_costs_two_bits() {
+        let nats = surprise_nats(&[-700.0; 4], 2);
+        assert!((nats - 4.0_f64.ln()).abs() < 1e-12, "{nats}");
+    }
 }
