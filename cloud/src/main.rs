@@ -37,8 +37,8 @@ Settings come from, in rising order: defaults, the file of --config (TOML), the 
 (RELAY_CLOUD_KV_BYTES_MAX=8589934592), flags. `relay-cloud settings` prints every key with its
 default; a key that does not exist is an error.
 
-On standard output: `listening on ADDRESS` once the socket is bound, then `ready` once the weights
-are loaded and have decoded a token. Logs go to standard error.
+On standard output: `listening on ADDRESS` once the socket is bound and the model's headers are read,
+then `ready` once the weights are loaded and have decoded a token. Logs go to standard error.
 
 SIGTERM or Ctrl-C drains: no new connections, new calls are refused with `draining`, running calls
 may end within drain_timeout_s, then the process exits with 0. A second signal ends it at once.";
@@ -225,6 +225,9 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
     let shutdown = Shutdown::on_signals().map_err(Failure::fault)?;
     let listener = listen::bind(settings.listen, "listen").await.map_err(Failure::fault)?;
     let address = listener.local_addr().map_err(Failure::fault)?;
+    let options = load_options(&settings);
+    let model = ModelSource::named(&settings.model, &TINY_LLM);
+    refuse_bad_headers(model.clone(), options.clone()).await?;
     say(format_args!("listening on {address}"));
     let health = Health::new();
     let ready = tokio::spawn(say_ready(health.clone()));
@@ -237,8 +240,6 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
         "starting"
     );
     tracing::debug!(?settings, "every setting");
-    let options = load_options(&settings);
-    let model = ModelSource::named(&settings.model, &TINY_LLM);
     let load = move || relay_model::load(model, &options);
     let served = relay_cloud::serve(settings, load, listener, health, shutdown).await;
     ready.abort();
@@ -248,6 +249,13 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
         }
         error => Failure::fault(error),
     })
+}
+
+/// A model whose headers cannot be used is refused before anybody is told of an address; its numbers
+/// are looked at while it loads.
+async fn refuse_bad_headers(model: ModelSource, options: LoadOptions) -> Result<(), Failure> {
+    let inspected = tokio::task::spawn_blocking(move || relay_model::inspect(model, &options));
+    inspected.await.map_err(Failure::fault)?.map(drop).map_err(Failure::fault)
 }
 
 fn load_options(settings: &CloudSettings) -> LoadOptions {

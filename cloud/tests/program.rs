@@ -45,6 +45,7 @@ fn wrong_usage_exits_with_2_and_a_fault_with_1_and_both_name_the_fix() {
         let errors = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
         assert!(errors.contains(part), "{arguments:?}: {errors}");
+        assert_eq!(text(&output.stdout), "", "{arguments:?} says nothing of an address");
         assert!(!errors.contains("backtrace") && !errors.contains("panicked"), "{errors}");
     }
 }
