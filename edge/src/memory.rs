@@ -32,7 +32,7 @@ impl Fit {
     /// With so many tokens of context, in so many free bytes.
     pub(crate) fn new(card: &ModelCard, context_tokens: usize, free_bytes: u64) -> Self {
         let kv_bytes = card.kv_bytes(context_tokens);
-        let without_kv = card.weight_bytes.saturating_add(limits::BESIDE_BYTES);
+        let without_kv = card.resident_bytes.saturating_add(limits::BESIDE_BYTES);
         let room = free_bytes.saturating_sub(without_kv) / card.kv_bytes_per_token.max(1);
         let room_tokens = usize::try_from(room).unwrap_or(usize::MAX);
         let least_tokens = limits::CONTEXT_TOKENS_MIN.min(context_tokens);

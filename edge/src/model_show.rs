@@ -69,7 +69,7 @@ fn rows(card: &ModelCard, fit: &Fit) -> Vec<(&'static str, String)> {
         ("model", format!("{} ({form}, weights {})", card.name, card.weights_hash)),
         ("family", family(card)),
         ("parameters", Scaled(card.parameters, "").to_string()),
-        ("weights", bytes(card.weight_bytes)),
+        ("weights", weights(card)),
     ];
     for share in &card.tensors {
         let (format, tensors) = (share.format, share.tensors);
@@ -92,6 +92,10 @@ fn rows(card: &ModelCard, fit: &Fit) -> Vec<(&'static str, String)> {
         ),
     ]);
     rows
+}
+
+fn weights(card: &ModelCard) -> String {
+    format!("{} in the file, {} in memory", bytes(card.stored_bytes), bytes(card.resident_bytes))
 }
 
 fn family(card: &ModelCard) -> String {
@@ -160,7 +164,7 @@ pub(crate) mod tests {
     use super::*;
     use relay_model::{EndToken, KvPrecision, TemplateCard, TensorShare, VocabularyCard};
 
-    pub(crate) fn card(weight_bytes: u64, kv_bytes_per_token: u64) -> ModelCard {
+    pub(crate) fn card(resident_bytes: u64, kv_bytes_per_token: u64) -> ModelCard {
         let share = |format, tensors, bytes| TensorShare { format, tensors, bytes };
         ModelCard {
             name: "Tiny".into(),
@@ -173,8 +177,9 @@ pub(crate) mod tests {
             kv_heads: 3,
             head_width: 64,
             context_tokens: 8192,
-            tensors: vec![share("Q4_K", 210, weight_bytes - 9), share("F32", 61, 9)],
-            weight_bytes,
+            tensors: vec![share("Q4_K", 210, resident_bytes - 9), share("F32", 61, 9)],
+            stored_bytes: resident_bytes - 1_000_000.min(resident_bytes),
+            resident_bytes,
             kv_precision: KvPrecision::F16,
             kv_bytes_per_token,
             vocabulary: VocabularyCard {
@@ -199,7 +204,7 @@ pub(crate) mod tests {
             "model            Tiny (GGUF file, weights 0123456789abcdef)",
             "family           qwen3: layers 30, width 576, heads 9 of 64, 3 with keys and values",
             "parameters       134.5 M",
-            "weights          91.7 MB",
+            "weights          90.7 MB in the file, 91.7 MB in memory",
             "                 Q4_K  91.6 MB, tensors 210",
             "                 F32   9 B, tensors 61",
             "context          8192 tokens",

@@ -93,6 +93,26 @@ impl PackedMatrix {
         }
     }
 
+    /// Bytes in memory of a matrix `[outputs, width]` once it is packed; `None` if a row is no
+    /// whole number of blocks, or if there is no such number.
+    pub fn bytes_of(format: WeightFormat, outputs: usize, width: usize) -> Option<usize> {
+        let item_bytes = match format {
+            WeightFormat::F32 => size_of::<Singles>(),
+            WeightFormat::F16 => size_of::<HalfFloats>(),
+            WeightFormat::Bf16 => size_of::<Bfloats>(),
+            WeightFormat::Q4_0 => size_of::<FourBit>(),
+            WeightFormat::Q4_1 => size_of::<FourBitOffset>(),
+            WeightFormat::Q5_0 => size_of::<FiveBit>(),
+            WeightFormat::Q5_1 => size_of::<FiveBitOffset>(),
+            WeightFormat::Q8_0 => size_of::<EightBit>(),
+            WeightFormat::Q4K => size_of::<FourBitTwoLevel>(),
+            WeightFormat::Q5K => size_of::<FiveBitTwoLevel>(),
+            WeightFormat::Q6K => size_of::<SixBitTwoLevel>(),
+        };
+        let items = format.bytes_of(width)? / format.block_bytes();
+        outputs.div_ceil(PANEL).checked_mul(items)?.checked_mul(item_bytes)
+    }
+
     /// Whether its products take activations as 8-bit codes.
     pub fn takes_codes(&self) -> bool {
         let plain =

@@ -1,6 +1,8 @@
 //! A model's weights: which there are, for what and of which shape. Every forward pass has them from
 //! here, as the matrices and vectors that it computes with.
 
+use relay_kernels::PackedMatrix;
+
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::tensors::{LayerPart, TensorRole, TensorSource, refuse_unknown_tensors};
@@ -94,20 +96,43 @@ impl<T, M, V> ModelWeights<T, M, V> {
     }
 }
 
-/// Refuses a model that lacks a tensor, has one too many or one of another shape. The numbers in them
-/// are not looked at.
+/// What a model's weights come to, each tensor counted once, however often the file repeats it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct WeightSizes {
+    /// Numbers in all of them.
+    pub(crate) parameters: u64,
+    /// Bytes in memory once they are loaded.
+    pub(crate) resident_bytes: u64,
+}
+
+/// Adds up a model's weights; `device_bytes` are those of a number on a device, `None` stands for our
+/// own kernels. The numbers themselves are not looked at.
 ///
 /// # Errors
-/// [`ModelError::BadFile`] naming the tensor.
-pub(crate) fn check_headers(
+/// [`ModelError::BadFile`] naming a tensor that is missing, one too many or of another shape.
+pub(crate) fn measure(
     source: &dyn TensorSource,
     config: &ModelConfig,
-) -> Result<(), ModelError> {
-    ModelWeights::read(&mut HeaderReader { source }, config).map(drop)
+    device_bytes: Option<usize>,
+) -> Result<WeightSizes, ModelError> {
+    let mut reader = HeaderReader { source, device_bytes, sizes: WeightSizes::default() };
+    ModelWeights::read(&mut reader, config)?;
+    Ok(reader.sizes)
 }
 
 struct HeaderReader<'a> {
     source: &'a dyn TensorSource,
+    device_bytes: Option<usize>,
+    sizes: WeightSizes,
+}
+
+impl HeaderReader<'_> {
+    /// Counts so many numbers, which take `bytes` bytes where our own kernels compute.
+    fn count(&mut self, numbers: usize, bytes: usize) {
+        let bytes = self.device_bytes.map_or(bytes, |of_number| numbers.saturating_mul(of_number));
+        self.sizes.parameters += numbers as u64;
+        self.sizes.resident_bytes += bytes as u64;
+    }
 }
 
 impl TensorReader for HeaderReader<'_> {
@@ -120,15 +145,23 @@ impl TensorReader for HeaderReader<'_> {
     }
 
     fn table(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<(), ModelError> {
-        self.matrix(role, shape)
+        let table = self.source.stored(role, &shape)?;
+        self.count(shape[0] * shape[1], table.bytes());
+        Ok(())
     }
 
     fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<(), ModelError> {
-        self.source.stored(role, &shape).map(drop)
+        let matrix = self.source.stored(role, &shape)?;
+        let packed = PackedMatrix::bytes_of(matrix.format(), shape[0], shape[1]);
+        self.count(shape[0] * shape[1], packed.unwrap_or(usize::MAX));
+        Ok(())
     }
 
     fn vector(&mut self, role: TensorRole, len: usize) -> Result<(), ModelError> {
-        self.source.stored(role, &[len]).map(drop)
+        self.source.stored(role, &[len])?;
+        self.sizes.parameters += len as u64;
+        self.sizes.resident_bytes += (len * size_of::<f32>()) as u64;
+        Ok(())
     }
 }
 

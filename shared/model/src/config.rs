@@ -132,6 +132,36 @@ impl ModelConfig {
         self.family == Family::Qwen3
     }
 
+    /// All of it, the same on every machine and in every version, for hashes.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let Self { attention, rotary, .. } = self;
+        let layout = match rotary.layout {
+            RotaryLayout::Interleaved => 0,
+            RotaryLayout::Halves => 1,
+        };
+        let sizes = [
+            self.vocabulary_tokens,
+            self.context_tokens,
+            self.layers,
+            self.width,
+            self.feed_forward_width,
+            attention.heads,
+            attention.kv_heads,
+            attention.head_width,
+            usize::from(self.is_tied),
+            layout,
+            rotary.pairs,
+            rotary.frequency_divisors.len(),
+        ];
+        // No family's name begins like another's with a zero byte behind it.
+        let mut bytes = [self.family.name().as_bytes(), &[0]].concat();
+        bytes.extend(sizes.iter().flat_map(|size| (*size as u64).to_le_bytes()));
+        bytes.extend(rotary.base.to_le_bytes());
+        bytes.extend(self.epsilon.to_le_bytes());
+        bytes.extend(rotary.frequency_divisors.iter().flat_map(|divisor| divisor.to_le_bytes()));
+        bytes
+    }
+
     /// What does not fit together, if anything: a rule for both file forms.
     fn contradiction(&self) -> Option<String> {
         let AttentionShape { heads, kv_heads, head_width } = self.attention;
@@ -165,4 +195,59 @@ fn float(value: usize) -> f64 {
 #[expect(clippy::cast_possible_truncation, reason = "the kernels compute in f32")]
 fn narrow(value: f64) -> f32 {
     value as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> ModelConfig {
+        ModelConfig {
+            family: Family::Llama,
+            vocabulary_tokens: 300,
+            context_tokens: 256,
+            layers: 2,
+            width: 64,
+            feed_forward_width: 96,
+            attention: AttentionShape { heads: 4, kv_heads: 2, head_width: 16 },
+            rotary: Rotary {
+                layout: RotaryLayout::Halves,
+                pairs: 8,
+                base: 10_000.0,
+                frequency_divisors: vec![1.0; 8],
+            },
+            epsilon: 1e-5,
+            is_tied: false,
+        }
+    }
+
+    #[test]
+    fn whatever_changes_the_forward_pass_changes_the_encoding() {
+        let changes: [fn(&mut ModelConfig); 15] = [
+            |config| config.family = Family::Qwen2,
+            |config| config.vocabulary_tokens += 1,
+            |config| config.context_tokens += 1,
+            |config| config.layers += 1,
+            |config| config.width += 1,
+            |config| config.feed_forward_width += 1,
+            |config| config.attention.heads += 1,
+            |config| config.attention.kv_heads += 1,
+            |config| config.attention.head_width += 1,
+            |config| config.rotary.layout = RotaryLayout::Interleaved,
+            |config| config.rotary.pairs -= 1,
+            |config| config.rotary.base += 1.0,
+            |config| config.rotary.frequency_divisors[7] = 2.0,
+            |config| config.epsilon = 1e-6,
+            |config| config.is_tied = true,
+        ];
+        let mut seen = std::collections::HashSet::from([config().encoded()]);
+        for (index, change) in changes.iter().enumerate() {
+            let mut other = config();
+            change(&mut other);
+            assert!(seen.insert(other.encoded()), "change {index} is not seen");
+        }
+        let encoded = config().encoded();
+        assert_eq!(encoded.len(), 6 + 12 * 8 + 8 + 4 + 8 * 4);
+        assert_eq!(encoded[..15], *b"llama\0\x2C\x01\0\0\0\0\0\0\0");
+    }
 }

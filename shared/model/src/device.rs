@@ -175,6 +175,23 @@ pub enum DevicePrecision {
     Bf16,
 }
 
+impl DevicePrecision {
+    /// Bytes of one number.
+    pub(crate) fn number_bytes(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::F16 | Self::Bf16 => size_of::<u16>(),
+        }
+    }
+}
+
+impl fmt::Display for DevicePrecision {
+    /// As settings spell it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(formatter)
+    }
+}
+
 /// A device that was opened, and the precision on it.
 #[derive(Debug, Clone)]
 pub(crate) struct DevicePlace {

@@ -9,6 +9,14 @@ mod limits {
     pub(super) const WORDS_CHARACTERS_MAX: usize = 400;
 }
 
+/// What to do about faults that many readers find.
+pub(crate) mod advice {
+    /// Of one file.
+    pub(crate) const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
+    /// Of a folder whose files do not belong together.
+    pub(crate) const INCOMPLETE: &str = "bring the whole folder again";
+}
+
 /// A fault of a model, its file or the use made of it.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {

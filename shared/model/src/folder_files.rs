@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::ModelError;
+use crate::error::advice::DAMAGED;
 use crate::json_file::JsonFile;
 use crate::mapped_file::MappedFile;
 use crate::regular_file::{if_there, read_bounded};
 
 mod limits {
-    /// Bytes of a JSON file: the largest, an index of shards, has a line for each tensor. What is
-    /// read from it takes some times as much memory.
+    /// Bytes of a JSON file, the vocabulary apart: the largest, an index of shards, has a line for
+    /// each tensor. What is read from it takes some times as much memory.
     pub(super) const JSON_BYTES_MAX: u64 = 1 << 22;
 }
-
-const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
 
 /// A model's folder whose files are part of the program.
 #[derive(Debug)]
@@ -94,13 +93,21 @@ impl FolderFiles {
         String::from_utf8(bytes).map(Some).map_err(not_text)
     }
 
+    /// The text of a JSON file, if it is there.
+    ///
+    /// # Errors
+    /// As [`FolderFiles::text`].
+    pub(crate) fn json_text(&self, name: &str) -> Result<Option<String>, ModelError> {
+        self.text(name, limits::JSON_BYTES_MAX, "JSON", DAMAGED)
+    }
+
     /// A JSON object, if it is there.
     ///
     /// # Errors
     /// As [`FolderFiles::text`], and [`ModelError::BadFile`] if it is no JSON object.
     pub(crate) fn json(&self, name: &str) -> Result<Option<JsonFile>, ModelError> {
-        let bytes = self.bytes(name, limits::JSON_BYTES_MAX, "JSON", DAMAGED)?;
-        bytes.map(|bytes| JsonFile::parse(&self.path.join(name), &bytes)).transpose()
+        let text = self.json_text(name)?;
+        text.map(|text| JsonFile::parse(&self.path.join(name), &text)).transpose()
     }
 
     /// A file that is looked into and not read.

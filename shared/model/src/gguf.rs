@@ -14,10 +14,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::ModelError;
+use crate::error::advice::DAMAGED;
 use crate::mapped_file::{FileBytes, MappedFile};
 use crate::weights::Matrix;
 use cursor::Cursor;
+use metadata::ALIGNMENT_KEY;
 pub(crate) use metadata::Value;
+use tensor_table::DataSpace;
 pub(crate) use tensor_table::{TensorEntry, type_code};
 
 mod limits {
@@ -25,7 +28,8 @@ mod limits {
     pub(super) const ENTRIES_MAX: u64 = 1 << 16;
 }
 
-const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
+/// What says that a model is cut into several files.
+const SPLIT_KEY: &str = "split.count";
 const FOREIGN: &str = "give the path of a GGUF model file";
 const UNSUPPORTED: &str = "use a file of a supported kind";
 
@@ -47,12 +51,16 @@ impl GgufFile {
         let mut cursor = Cursor::new(file.path(), &file);
         let (tensor_count, key_count) = read_preamble(&mut cursor, file.len())?;
         let metadata = metadata::read(&mut cursor, key_count)?;
+        metadata::refuse_flipped(cursor.path(), &metadata, [ALIGNMENT_KEY, SPLIT_KEY])?;
         refuse_parts(&cursor, &metadata)?;
         let alignment = metadata::alignment(&cursor, &metadata)?;
         let declared = tensor_table::read(&mut cursor, tensor_count)?;
-        let data_start = cursor.at().next_multiple_of(alignment);
-        let tensors = tensor_table::locate(&cursor, declared, data_start, alignment, file.len())?;
-        Ok(Self { file, metadata, tensors })
+        let start = cursor.at().next_multiple_of(alignment);
+        let space = DataSpace { start, alignment, file_bytes: file.len() };
+        let tensors = tensor_table::locate(&cursor, declared, space)?;
+        let header = Self { file, metadata, tensors };
+        header.file.release();
+        Ok(header)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -68,6 +76,23 @@ impl GgufFile {
             Some(Value::Text(text)) => Some(text),
             _ => None,
         }
+    }
+
+    /// The names of all keys, in no particular order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.metadata.keys().map(String::as_str)
+    }
+
+    /// Refuses a file that lacks one of these keys and has another that differs from it in one bit:
+    /// a key that may be left out would not be missed.
+    ///
+    /// # Errors
+    /// [`ModelError::BadFile`] naming both.
+    pub(crate) fn refuse_flipped<'a>(
+        &self,
+        optional: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), ModelError> {
+        metadata::refuse_flipped(self.path(), &self.metadata, optional)
     }
 
     pub(crate) fn tensor_names(&self) -> impl Iterator<Item = &str> {
@@ -128,12 +153,12 @@ fn read_preamble(cursor: &mut Cursor<'_>, file_bytes: usize) -> Result<(u64, u64
 
 /// A model may be cut into several files, of which this is one.
 fn refuse_parts(cursor: &Cursor<'_>, metadata: &HashMap<String, Value>) -> Result<(), ModelError> {
-    match metadata.get("split.count") {
+    match metadata.get(SPLIT_KEY) {
         None | Some(Value::Integer(0 | 1)) => Ok(()),
         Some(Value::Integer(count)) => {
             let what = format!("this is one of {count} files that make up the model");
             Err(cursor.bad(what, "join them first, for instance with llama-gguf-split --merge"))
         }
-        Some(_) => Err(cursor.bad("split.count is not a number", DAMAGED)),
+        Some(_) => Err(cursor.bad(format!("{SPLIT_KEY} is not a number"), DAMAGED)),
     }
 }

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::path::{Component, Path};
 
 use crate::error::ModelError;
+use crate::error::advice::INCOMPLETE;
 use crate::folder_files::FolderFiles;
 use crate::json_file::JsonFile;
 use crate::regular_file::if_there;
@@ -22,7 +23,6 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-const INCOMPLETE: &str = "bring the whole folder again";
 const CONVERT: &str = "bring the model's safetensors files, or a GGUF file";
 
 /// An opened folder.

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
-
-const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
+use crate::error::advice::DAMAGED;
 
 /// An object, or a part of one that is an object itself.
 #[derive(Debug, Clone)]
@@ -20,9 +19,9 @@ pub(crate) struct JsonFile {
 impl JsonFile {
     /// # Errors
     /// [`ModelError::BadFile`] naming `path` if this is not one JSON object.
-    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ModelError> {
         let bad = |what: String| Err(ModelError::bad_file(path, what, DAMAGED));
-        match serde_json::from_slice(bytes) {
+        match serde_json::from_str(text) {
             Ok(Value::Object(object)) => Ok(Self { path: path.to_owned(), object }),
             Ok(_) => bad("this is not a JSON object".to_owned()),
             Err(error) => bad(format!("this is not JSON: {error}")),

@@ -8,12 +8,15 @@
 //! | You want to | Look in |
 //! |---|---|
 //! | run a model | `language_model`, `kv_cache` |
-//! | bring one from a file | `load`, `config`, `tensors`, `architecture`, `transformer` |
+//! | bring one from a file | `load`, `config`, `tensors`, `architecture` |
+//! | follow the forward pass | `transformer`, `slab`; on a device `device` |
+//! | say what a model is before it is loaded | `model_card` |
 //! | find a folder's files, or those of the tiny pair | `folder_files`, `embedded` |
-//! | read a file form | `gguf`, `hugging_face`, `safetensors`, `json_file` |
+//! | read a file form | `gguf`, `hugging_face`, `safetensors`, `json_file`, `regular_file` |
 //! | keep its weights | `mapped_file`, `weights` |
 //! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
 //! | choose the next token | `sampler`, `noise`, `banned_text` |
+//! | word what went wrong | `error` |
 //! | test without weights | `scripted` (feature `scripted`) |
 //! | let a fuzzer in | `fuzzing` (feature `fuzzing`), `fuzz/` beside `src/` |
 //!

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use relay_kernels::{Cpu, Pool, physical_cores};
 
-use crate::architecture::check_headers;
+use crate::architecture::measure;
 use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
 use crate::device::{DeviceChoice, DevicePlace, DevicePrecision, DeviceTransformer};
@@ -36,6 +36,13 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
 }
 
+impl LoadOptions {
+    /// Bytes of a weight on the device; `None` where our own kernels compute.
+    fn device_bytes(&self) -> Option<usize> {
+        (self.device != DeviceChoice::Cpu).then(|| self.device_precision.number_bytes())
+    }
+}
+
 /// Everything a file brings.
 pub struct LoadedModel {
     /// The weights, ready to run.
@@ -63,23 +70,25 @@ impl std::fmt::Debug for LoadedModel {
 pub struct ModelIdentity {
     /// The name in the file, else the file's or the folder's own.
     pub name: String,
-    /// 8 bytes of a hash over tensor names, types, shapes and a fixed sample of their bytes, over
-    /// what computes and over what numbers are kept as: the same weights may give other tokens
-    /// elsewhere.
+    /// 8 bytes of a hash over [`ModelCard::weights_hash`], the configuration, what computes and what
+    /// numbers are kept as: all by which the same tokens may go on otherwise.
     pub hash: [u8; 8],
 }
 
 impl ModelIdentity {
-    fn new(name: String, weights: [u8; 8], options: &LoadOptions) -> Self {
+    /// `config` as it is encoded.
+    fn new(name: String, weights: [u8; 8], config: &[u8], options: &LoadOptions) -> Self {
         let numbers = match options.device {
-            DeviceChoice::Cpu => format!("{:?}", options.kv_precision),
-            _ => format!("{:?}", options.device_precision),
+            DeviceChoice::Cpu => options.kv_precision.to_string(),
+            _ => options.device_precision.to_string(),
         };
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"relay.v1.numbers");
+        hasher.update(b"relay.v1.identity");
         hasher.update(&weights);
-        hasher.update(options.device.kind().as_bytes());
-        hasher.update(numbers.as_bytes());
+        for part in [config, options.device.kind().as_bytes(), numbers.as_bytes()] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
         let mut hash = [0; 8];
         hash.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
         Self { name, hash }
@@ -99,6 +108,7 @@ pub fn load(
     options: &LoadOptions,
 ) -> Result<LoadedModel, ModelError> {
     let Opened { source, config, tokenizer, chat_template, name, .. } = open(&source.into())?;
+    let identity = ModelIdentity::new(name, source.weights_hash(), &config.encoded(), options);
     let place = DevicePlace::open(options.device, options.device_precision)?;
     let model: Box<dyn LanguageModel> = match place {
         None => {
@@ -108,14 +118,13 @@ pub fn load(
         }
         Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),
     };
-    let identity = ModelIdentity::new(name, source.identity_hash(), options);
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
     let tokenizer = Arc::new(tokenizer.with_plain_texts(&plain_texts)?);
     Ok(LoadedModel { model, tokenizer, chat_template, identity })
 }
 
-/// Says what a model is from its headers: the numbers in its weights are not read. The fingerprint leaves out
-/// [`LoadOptions::plain_texts`].
+/// Says what a model is from its headers: the numbers in its weights are not read. The fingerprint
+/// leaves out [`LoadOptions::plain_texts`].
 ///
 /// # Errors
 /// As [`load`], but for damage inside of the weights.
@@ -124,7 +133,7 @@ pub fn inspect(
     options: &LoadOptions,
 ) -> Result<ModelCard, ModelError> {
     let opened = open(&source.into())?;
-    check_headers(&*opened.source, &opened.config)?;
+    let weights = measure(&*opened.source, &opened.config, options.device_bytes())?;
     let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
     let parts = CardParts {
         name: opened.name,
@@ -134,28 +143,30 @@ pub fn inspect(
         plain_texts: &plain_texts,
         chat_template: opened.chat_template.as_ref(),
         tensors: opened.source.views(),
-        hash: opened.source.identity_hash(),
+        weights,
+        weights_hash: opened.source.weights_hash(),
         kv_precision: options.kv_precision,
     };
     Ok(parts.into_card())
 }
 
 fn open(source: &ModelSource) -> Result<Opened, ModelError> {
-    let opened = match source {
+    match source {
         ModelSource::Embedded(folder) => open_folder(FolderFiles::embedded(folder), "embedded"),
         ModelSource::Path(path) if path.is_dir() => {
             open_folder(FolderFiles::on_disk(path), "folder")
         }
         ModelSource::Path(path) => open_file(path),
-    }?;
-    let (tokens, rows) = (opened.tokenizer.vocabulary_tokens(), opened.config.vocabulary_tokens);
-    // Embeddings often have more rows than there are tokens, never fewer.
-    if tokens > rows {
-        let name = opened.source.naming().name(TensorRole::Embedding);
-        let what = format!("the tokenizer has {tokens} tokens, but tensor {name} {rows} rows");
-        return Err(opened.source.bad(what, "bring the tokenizer that belongs to these weights"));
     }
-    Ok(opened)
+}
+
+const OTHER_TOKENIZER: &str = "bring the tokenizer that belongs to these weights";
+
+/// The tokens, where they are more than there are rows: embeddings often have more rows than there
+/// are tokens, never fewer.
+fn too_many_tokens(tokenizer: &Tokenizer, config: &ModelConfig) -> Option<usize> {
+    let tokens = tokenizer.vocabulary_tokens();
+    (tokens > config.vocabulary_tokens).then_some(tokens)
 }
 
 /// What both file forms bring, weights not read yet.
@@ -176,6 +187,11 @@ fn open_file(path: &Path) -> Result<Opened, ModelError> {
     let file = GgufFile::open(path)?;
     let config = ModelConfig::from_gguf(&file)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
+    if let Some(tokens) = too_many_tokens(&tokenizer, &config) {
+        let (name, rows) = (file.naming().name(TensorRole::Embedding), config.vocabulary_tokens);
+        let what = format!("the tokenizer has {tokens} tokens, but tensor {name} {rows} rows");
+        return Err(file.bad(what, OTHER_TOKENIZER));
+    }
     let chat_template = ChatTemplate::from_gguf(&file, &tokenizer)?;
     let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = file.text("general.name").map_or_else(stem, str::to_owned);
@@ -186,6 +202,11 @@ fn open_folder(files: FolderFiles, form: &'static str) -> Result<Opened, ModelEr
     let folder = ModelFolder::open(files)?;
     let config = ModelConfig::from_hugging_face(folder.config())?;
     let tokenizer = Tokenizer::from_folder(folder.files())?;
+    if let Some(tokens) = too_many_tokens(&tokenizer, &config) {
+        let rows = config.vocabulary_tokens;
+        let what = format!("key vocab_size is {rows}, but the tokenizer has {tokens} tokens");
+        return Err(folder.config().bad(what, OTHER_TOKENIZER));
+    }
     let chat_template = ChatTemplate::from_folder(folder.files(), &tokenizer)?;
     let name = folder.files().name();
     Ok(Opened { form, source: Box::new(folder), config, tokenizer, chat_template, name })

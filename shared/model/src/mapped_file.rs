@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::ModelError;
-use crate::regular_file::open_regular;
+use crate::regular_file::{open_regular, refuse_pointer};
 
 /// A file's bytes, mapped for reading.
 #[derive(Debug)]
@@ -47,7 +47,9 @@ impl MappedFile {
             0 => Bytes::Owned(Vec::new()),
             _ => Bytes::Mapped(map(&file).map_err(failed("map"))?),
         };
-        Ok(Arc::new(Self { path: path.to_owned(), bytes }))
+        let file = Self { path: path.to_owned(), bytes };
+        refuse_pointer(path, &file)?;
+        Ok(Arc::new(file))
     }
 
     /// Bytes that are part of the program; errors name them by `path`.
@@ -63,6 +65,14 @@ impl MappedFile {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Gives the memory of its pages back. Whoever reads on reads the file again, which the system
+    /// mostly still has.
+    pub(crate) fn release(&self) {
+        if let Bytes::Mapped(map) = &self.bytes {
+            release(map);
+        }
     }
 }
 
@@ -86,6 +96,18 @@ fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
     unsafe { memmap2::Mmap::map(file) }
 }
 
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "a map that is read only loses nothing, see below")]
+fn release(map: &memmap2::Mmap) {
+    // SAFETY: only pages that were written to would lose what they hold. This map is read only: its
+    // pages are the file's, and come back from there. A system that does not take the advice keeps
+    // them, which is as good for everything but memory.
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+}
+
+#[cfg(not(unix))]
+fn release(_: &memmap2::Mmap) {}
+
 /// A stretch of a mapped file, which it keeps alive.
 #[derive(Debug, Clone)]
 pub(crate) struct FileBytes {
@@ -98,6 +120,12 @@ impl FileBytes {
     pub(crate) fn new(file: &Arc<MappedFile>, range: Range<usize>) -> Option<Self> {
         file.get(range.clone())?;
         Some(Self { file: Arc::clone(file), range })
+    }
+
+    /// Gives the memory of the whole file's pages back: the system brings more pages in than are
+    /// touched, so that those around this stretch would stay.
+    pub(crate) fn release(&self) {
+        self.file.release();
     }
 
     /// Where it lies in the file.

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::architecture::WeightSizes;
 use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
 use crate::error::printable;
@@ -24,7 +25,7 @@ pub struct ModelCard {
     pub form: &'static str,
     /// The architecture's family, as files name it.
     pub family: &'static str,
-    /// Numbers in all tensors.
+    /// Numbers in all tensors that the model computes with.
     pub parameters: u64,
     /// Layers.
     pub layers: usize,
@@ -40,8 +41,11 @@ pub struct ModelCard {
     pub context_tokens: usize,
     /// Tensors by how they are stored, most bytes first.
     pub tensors: Vec<TensorShare>,
-    /// Bytes of all tensors, as stored and as held in memory.
-    pub weight_bytes: u64,
+    /// Bytes of all tensors in the file.
+    pub stored_bytes: u64,
+    /// Bytes of the weights in memory once they are loaded: repacked for the kernels, or in a
+    /// device's precision.
+    pub resident_bytes: u64,
     /// What keys and values are kept as.
     pub kv_precision: KvPrecision,
     /// Bytes of keys and values that one token takes.
@@ -50,7 +54,8 @@ pub struct ModelCard {
     pub vocabulary: VocabularyCard,
     /// Its chat template, if there is one.
     pub chat_template: Option<TemplateCard>,
-    /// 8 bytes that tell these weights from others, in hexadecimal.
+    /// 8 bytes over names, types, shapes and a fixed sample of the tensors' bytes, in hexadecimal. A
+    /// model's identity covers more: see [`ModelIdentity`](crate::ModelIdentity).
     pub weights_hash: String,
 }
 
@@ -113,7 +118,8 @@ pub(crate) struct CardParts<'a> {
     pub(crate) plain_texts: &'a [&'a str],
     pub(crate) chat_template: Option<&'a ChatTemplate>,
     pub(crate) tensors: Vec<TensorView<'a>>,
-    pub(crate) hash: [u8; 8],
+    pub(crate) weights: WeightSizes,
+    pub(crate) weights_hash: [u8; 8],
     pub(crate) kv_precision: KvPrecision,
 }
 
@@ -121,18 +127,18 @@ impl CardParts<'_> {
     pub(crate) fn into_card(self) -> ModelCard {
         let config = self.config;
         let shares = shares_of(&self.tensors);
-        let parameters = self.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>());
         ModelCard {
             form: self.form,
             family: config.family.name(),
-            parameters: parameters.map(|parameters| parameters as u64).sum(),
+            parameters: self.weights.parameters,
             layers: config.layers,
             width: config.width,
             heads: config.attention.heads,
             kv_heads: config.attention.kv_heads,
             head_width: config.attention.head_width,
             context_tokens: config.context_tokens,
-            weight_bytes: shares.iter().map(|share| share.bytes).sum(),
+            stored_bytes: shares.iter().map(|share| share.bytes).sum(),
+            resident_bytes: self.weights.resident_bytes,
             tensors: shares,
             kv_precision: self.kv_precision,
             kv_bytes_per_token: config.kv_shape().bytes_per_token(self.kv_precision) as u64,
@@ -141,7 +147,7 @@ impl CardParts<'_> {
                 thinking: template.reads_thinking(),
                 tools: template.reads_tools(),
             }),
-            weights_hash: hexadecimal(&self.hash),
+            weights_hash: hexadecimal(&self.weights_hash),
             name: printable(&self.name),
         }
     }

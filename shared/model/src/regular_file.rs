@@ -22,7 +22,7 @@ pub(crate) fn open_regular(path: &Path, advice: &'static str) -> Result<File, Mo
 /// All of a regular file of at most `bytes_max` bytes. `kind` is what they are, for the error.
 ///
 /// # Errors
-/// As [`open_regular`], and [`ModelError::BadFile`] if the file is longer.
+/// As [`open_regular`], and [`ModelError::BadFile`] if the file is longer or stands for another.
 pub(crate) fn read_bounded(
     path: &Path,
     bytes_max: u64,
@@ -37,7 +37,21 @@ pub(crate) fn read_bounded(
         let what = format!("more than {bytes_max} bytes of {kind}");
         return Err(ModelError::bad_file(path, what, advice));
     }
+    refuse_pointer(path, &bytes)?;
     Ok(bytes)
+}
+
+/// Refuses what Git LFS leaves in the place of a large file until that is fetched.
+///
+/// # Errors
+/// [`ModelError::BadFile`] saying how to fetch it.
+pub(crate) fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+    if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
+        let what = "this is a pointer of Git LFS, not the file itself";
+        let advice = "fetch it with `git lfs pull`, or download the file";
+        return Err(ModelError::bad_file(path, what, advice));
+    }
+    Ok(())
 }
 
 /// A file that is not there is `None`; all other errors stay.

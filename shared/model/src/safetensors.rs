@@ -15,6 +15,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::ModelError;
+use crate::error::advice::DAMAGED;
 use crate::folder_files::FolderFiles;
 use crate::mapped_file::{FileBytes, MappedFile};
 use crate::weights::Matrix;
@@ -32,7 +33,6 @@ const LENGTH_BYTES: usize = 8;
 /// The one name in a header that is not a tensor's.
 const NOTES: &str = "__metadata__";
 
-const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
 const FOREIGN: &str = "bring the folder of a model in safetensors files";
 const UNSUPPORTED: &str = "use a folder whose weights are F32, F16 or BF16, or a GGUF file";
 

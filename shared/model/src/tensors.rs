@@ -11,6 +11,7 @@ use relay_kernels::WeightFormat;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::error::advice::DAMAGED;
 use crate::gguf::type_code;
 use crate::weights::Matrix;
 
@@ -19,7 +20,6 @@ mod limits {
     pub(super) const SAMPLE_BYTES: usize = 64;
 }
 
-const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
 const UNKNOWN: &str = "use a plain model of the Llama, Qwen2 or Qwen3 family";
 
 /// What a tensor is for.
@@ -164,15 +164,18 @@ pub(crate) trait TensorSource {
 
     /// A vector as values, with the same errors.
     fn vector(&self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
-        Ok(self.matrix(role, &[len])?.values())
+        let vector = self.matrix(role, &[len])?;
+        let values = vector.values();
+        vector.release();
+        Ok(values)
     }
 
     /// All tensors as they are stored, in no particular order.
     fn views(&self) -> Vec<TensorView<'_>>;
 
-    /// What tells these tensors from others, see [`identity_hash`].
-    fn identity_hash(&self) -> [u8; 8] {
-        identity_hash(self.views())
+    /// What tells these tensors from others, see [`weights_hash`].
+    fn weights_hash(&self) -> [u8; 8] {
+        weights_hash(self.views())
     }
 
     /// An error that names the model's file or folder.
@@ -195,10 +198,10 @@ pub(crate) struct TensorView<'a> {
 
 /// 8 bytes of BLAKE3 over names, types, shapes and a fixed sample of the bytes of all tensors, by
 /// name. The same weights in another form are not the same: they may round differently.
-fn identity_hash(mut tensors: Vec<TensorView<'_>>) -> [u8; 8] {
+fn weights_hash(mut tensors: Vec<TensorView<'_>>) -> [u8; 8] {
     tensors.sort_unstable_by_key(|tensor| tensor.name);
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"relay.v1.model");
+    hasher.update(b"relay.v1.weights");
     for TensorView { name, format, shape, bytes } in tensors {
         hasher.update(&(name.len() as u64).to_le_bytes());
         hasher.update(name.as_bytes());

@@ -76,12 +76,15 @@ impl TensorReader for Packer<'_> {
 
     fn table(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
         let table = self.source.matrix(role, &shape)?;
+        table.release();
         self.bytes += table.bytes();
         Ok(table)
     }
 
     fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<PackedMatrix, ModelError> {
-        let packed = self.source.matrix(role, &shape)?.pack(self.pool, shape[1]);
+        let matrix = self.source.matrix(role, &shape)?;
+        let packed = matrix.pack(self.pool, shape[1]);
+        matrix.release();
         self.bytes += packed.bytes();
         Ok(packed)
     }

@@ -69,9 +69,19 @@ impl Matrix {
         row.copy_from_slice(weights.values(&mut Vec::new()));
     }
 
+    /// How it is stored.
+    pub(crate) fn format(&self) -> WeightFormat {
+        self.format
+    }
+
     /// Bytes of the file.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Gives the memory of its file's pages back: what was packed is not read from there again.
+    pub(crate) fn release(&self) {
+        self.bytes.release();
     }
 
     /// Whether every weight is a finite number. Touches every page of the matrix, which brings it

@@ -231,6 +231,21 @@ fn packed_weights_are_hardly_larger_than_the_file() {
 }
 
 #[test]
+fn the_size_of_a_packed_matrix_is_known_before_it_is_packed() {
+    for format in WeightFormat::ALL {
+        for outputs in [1, 8, 11] {
+            let case = Case::new(format, [1, outputs, 2], 1);
+            let pool = Pool::new(Cpu::best(), 1);
+            let matrix = PackedMatrix::pack(&pool, format, &case.weights, case.width);
+            let known = PackedMatrix::bytes_of(format, outputs, case.width);
+            assert_eq!(known, Some(matrix.bytes()), "{format:?} {outputs}");
+        }
+    }
+    assert_eq!(PackedMatrix::bytes_of(WeightFormat::Q4_0, 8, 33), None);
+    assert_eq!(PackedMatrix::bytes_of(WeightFormat::F32, usize::MAX, 1 << 8), None);
+}
+
+#[test]
 fn several_matrices_share_a_call() {
     let first = Case::new(WeightFormat::Q4_0, [3, 9, 8], 5);
     let mut second = Case::new(WeightFormat::F16, [3, 5, 256], 6);

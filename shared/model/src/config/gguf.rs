@@ -35,6 +35,7 @@ impl ModelConfig {
             is_tied: !file.has(TensorRole::Output),
         };
         keys.refuse_variants(&config)?;
+        keys.refuse_unknown()?;
         config.contradiction().map_or(Ok(config), |what| Err(file.bad(what, UNUSABLE)))
     }
 }
@@ -55,6 +56,32 @@ fn embedding_rows(file: &GgufFile) -> Result<usize, ModelError> {
 /// Keys that change the positions which queries and keys are turned by.
 const SCALING_KEYS: [&str; 4] =
     ["rope.scaling.type", "rope.scaling.factor", "rope.scaling.attn_factor", "rope.scale_linear"];
+/// Keys that are read, those of the scaling apart.
+const READ_KEYS: [&str; 14] = [
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.causal",
+    "attention.sliding_window",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "expert_count",
+];
+/// Keys that converters write and that change nothing: the vocabulary's size is that of the
+/// embedding, and the rest describes what is refused where it is used.
+const IDLE_KEYS: [&str; 5] = [
+    "vocab_size",
+    "tensor_data_layout",
+    "expert_used_count",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+];
 
 /// Metadata keys of one architecture, read with their meaning checked.
 struct Keys<'a> {
@@ -117,6 +144,23 @@ impl Keys<'_> {
         }
     }
 
+    /// Converters write keys because runtimes compute by them, so one that is not known here is more
+    /// likely to change every answer than to change none. A refusal that names it is seen, and costs
+    /// a line above; an answer that is a little worse is not seen.
+    fn refuse_unknown(&self) -> Result<(), ModelError> {
+        let known = || READ_KEYS.into_iter().chain(SCALING_KEYS).chain(IDLE_KEYS);
+        let full: Vec<String> = known().map(|part| self.key(part)).collect();
+        self.file.refuse_flipped(full.iter().map(String::as_str))?;
+        let prefix = self.key("");
+        let unknown = self.file.keys().filter(|key| {
+            key.strip_prefix(&prefix).is_some_and(|part| known().all(|known| known != part))
+        });
+        unknown.min().map_or(Ok(()), |key| {
+            let what = format!("key {key} is not known here, and may change every answer");
+            Err(self.file.bad(what, UNUSABLE))
+        })
+    }
+
     /// A file may scale its positions without naming a type: a factor alone means a linear scaling,
     /// and older files have a key of their own for it.
     fn refuse_scaling(&self) -> Result<(), ModelError> {
@@ -129,7 +173,7 @@ impl Keys<'_> {
         for part in SCALING_KEYS {
             let found = self.value(part).filter(|value| !is_harmless(part, value));
             if let Some(value) = found {
-                let (key, value) = (self.key(part), format!("{value:?}"));
+                let key = self.key(part);
                 let what =
                     format!("key {key} scales rotary positions ({value}), which is not supported");
                 return Err(self.file.bad(what, UNUSABLE));

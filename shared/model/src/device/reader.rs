@@ -78,7 +78,9 @@ impl TensorReader for DeviceReader<'_> {
     }
 
     fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<Tensor, ModelError> {
-        let values = self.source.matrix(role, &shape)?.values();
+        let matrix = self.source.matrix(role, &shape)?;
+        let values = matrix.values();
+        matrix.release();
         self.bring(role, values, &shape, self.place.dtype)
     }
 

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use super::DAMAGED;
 use crate::error::ModelError;
+use crate::error::advice::DAMAGED;
 
 mod limits {
     /// Bytes of one text.
@@ -22,6 +22,10 @@ impl<'a> Cursor<'a> {
         Self { path, bytes, at: 0 }
     }
 
+    pub(super) fn path(&self) -> &'a Path {
+        self.path
+    }
+
     /// Where the next byte lies.
     pub(super) fn at(&self) -> usize {
         self.at
@@ -29,7 +33,7 @@ impl<'a> Cursor<'a> {
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], ModelError> {
         let mut array = [0; N];
-        array.copy_from_slice(self.take(N as u64, "its header")?);
+        array.copy_from_slice(self.slice(N as u64, "its header")?);
         Ok(array)
     }
 
@@ -46,7 +50,7 @@ impl<'a> Cursor<'a> {
         if len > limits::TEXT_BYTES_MAX {
             return Err(self.bad(format!("a text of {len} bytes at byte {}", self.at), DAMAGED));
         }
-        let bytes = self.take(len, "a text")?.to_vec();
+        let bytes = self.slice(len, "a text")?.to_vec();
         String::from_utf8(bytes)
             .map_err(|_| self.bad(format!("a text before byte {} is not UTF-8", self.at), DAMAGED))
     }
@@ -58,10 +62,6 @@ impl<'a> Cursor<'a> {
             return Err(self.bad(format!("{what}: {count}, where {most} is the most"), DAMAGED));
         }
         Ok(count)
-    }
-
-    pub(super) fn skip(&mut self, bytes: u64, what: &str) -> Result<(), ModelError> {
-        self.take(bytes, what).map(drop)
     }
 
     /// Refuses `bytes` more than the file has.
@@ -77,7 +77,8 @@ impl<'a> Cursor<'a> {
         ModelError::bad_file(self.path, what, advice)
     }
 
-    fn take(&mut self, bytes: u64, what: &str) -> Result<&'a [u8], ModelError> {
+    /// So many bytes where they lie; a caller that judges them copies them first.
+    pub(super) fn slice(&mut self, bytes: u64, what: &str) -> Result<&'a [u8], ModelError> {
         self.check_left(bytes, what)?;
         let start = self.at;
         self.at += usize::try_from(bytes).unwrap_or(0);

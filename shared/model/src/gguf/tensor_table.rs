@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use relay_kernels::WeightFormat;
 
-use super::DAMAGED;
 use super::cursor::Cursor;
 use crate::error::ModelError;
+use crate::error::advice::DAMAGED;
 
 mod limits {
     /// Dimensions of a tensor.
@@ -70,75 +70,104 @@ fn read_one(cursor: &mut Cursor<'_>) -> Result<Declared, ModelError> {
     Ok(Declared { name, type_code: cursor.u32()?, shape, offset: cursor.u64()? })
 }
 
-/// Finds each tensor's place in a file of `file_bytes` bytes whose data begin at `data_start`.
+/// Where the tensors of a file lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DataSpace {
+    /// Where the first one begins.
+    pub(super) start: usize,
+    /// What each one's place is a multiple of, counted from there.
+    pub(super) alignment: usize,
+    /// Bytes of the whole file.
+    pub(super) file_bytes: usize,
+}
+
+/// Finds each tensor's place. Tensors lie one behind the other in the order of their table, each at
+/// the next multiple of the alignment, and the last one ends the file: so the place of each vouches
+/// for format and shape of those before it.
 pub(super) fn locate(
     cursor: &Cursor<'_>,
     declared: Vec<Declared>,
-    data_start: usize,
-    alignment: usize,
-    file_bytes: usize,
+    space: DataSpace,
 ) -> Result<HashMap<String, TensorEntry>, ModelError> {
     let mut tensors = HashMap::new();
+    let mut places = Places { cursor, space, before: None, end: space.start };
     for tensor in declared {
-        let entry = locate_one(cursor, &tensor, data_start, alignment, file_bytes)?;
+        let entry = places.next(&tensor)?;
         if tensors.contains_key(&tensor.name) {
             return Err(cursor.bad(format!("tensor {} occurs twice", tensor.name), DAMAGED));
         }
+        places.before = Some((tensor.name.clone(), entry.format));
         tensors.insert(tensor.name, entry);
     }
-    refuse_overlaps(cursor, &tensors)?;
+    places.refuse_rest()?;
     Ok(tensors)
 }
 
-fn locate_one(
-    cursor: &Cursor<'_>,
-    tensor: &Declared,
-    data_start: usize,
-    alignment: usize,
-    file_bytes: usize,
-) -> Result<TensorEntry, ModelError> {
-    let Declared { name, type_code, shape, offset } = tensor;
-    let Some(format) = format(*type_code) else {
-        let type_name = type_name(*type_code);
-        let what = format!("tensor {name} is quantised as {type_name}, which is not supported");
-        return Err(cursor.bad(what, OTHER_QUANTISATION));
-    };
-    let row = shape.last().copied().unwrap_or(0);
-    let weights = shape.iter().try_fold(1_usize, |product, &len| product.checked_mul(len));
-    let weights = weights.filter(|weights| *weights > 0 && format.bytes_of(row).is_some());
-    let Some(bytes) = weights.and_then(|weights| format.bytes_of(weights)) else {
-        let what = format!("tensor {name} ({}) has the impossible shape {shape:?}", format.name());
-        return Err(cursor.bad(what, DAMAGED));
-    };
-    let start = usize::try_from(*offset).ok().and_then(|offset| data_start.checked_add(offset));
-    let range = start.and_then(|start| Some(start..start.checked_add(bytes)?));
-    match range.filter(|range| range.end <= file_bytes) {
-        Some(range) if (range.start - data_start).is_multiple_of(alignment) => {
-            Ok(TensorEntry { format, shape: shape.clone(), range })
-        }
-        Some(_) => {
-            let what = format!("tensor {name} lies at {offset}, no multiple of {alignment}");
-            Err(cursor.bad(what, DAMAGED))
-        }
-        None => {
-            let what = format!("tensor {name} does not lie inside the file's {file_bytes} bytes");
-            Err(cursor.bad(what, DAMAGED))
-        }
-    }
+/// Places handed out so far.
+struct Places<'a> {
+    cursor: &'a Cursor<'a>,
+    space: DataSpace,
+    /// The tensor before the next one.
+    before: Option<(String, WeightFormat)>,
+    /// Where that one ends.
+    end: usize,
 }
 
-fn refuse_overlaps(
-    cursor: &Cursor<'_>,
-    tensors: &HashMap<String, TensorEntry>,
-) -> Result<(), ModelError> {
-    let mut places: Vec<_> = tensors.iter().map(|(name, entry)| (&entry.range, name)).collect();
-    places.sort_unstable_by_key(|(range, _)| range.start);
-    match places.windows(2).find(|pair| pair[0].0.end > pair[1].0.start) {
-        Some(pair) => {
-            let what = format!("tensors {} and {} overlap", pair[0].1, pair[1].1);
-            Err(cursor.bad(what, DAMAGED))
+impl Places<'_> {
+    fn next(&mut self, tensor: &Declared) -> Result<TensorEntry, ModelError> {
+        let Declared { name, shape, offset, .. } = tensor;
+        let (format, bytes) = self.format_and_bytes(tensor)?;
+        let DataSpace { start: data_start, alignment, file_bytes } = self.space;
+        let start = usize::try_from(*offset).ok().and_then(|offset| data_start.checked_add(offset));
+        let range = start.and_then(|start| Some(start..start.checked_add(bytes)?));
+        let Some(range) = range.filter(|range| range.end <= file_bytes) else {
+            let what = format!("tensor {name} does not lie inside the file's {file_bytes} bytes");
+            return Err(self.cursor.bad(what, DAMAGED));
+        };
+        let due = (self.end - data_start).next_multiple_of(alignment);
+        if range.start - data_start != due {
+            let before = self.before();
+            let what = format!("tensor {name} lies at {offset}, but {before} puts it at {due}");
+            return Err(self.cursor.bad(what, DAMAGED));
         }
-        None => Ok(()),
+        self.end = range.end;
+        Ok(TensorEntry { format, shape: shape.clone(), range })
+    }
+
+    fn format_and_bytes(&self, tensor: &Declared) -> Result<(WeightFormat, usize), ModelError> {
+        let Declared { name, type_code, shape, .. } = tensor;
+        let Some(format) = format(*type_code) else {
+            let type_name = type_name(*type_code);
+            let what = format!("tensor {name} is quantised as {type_name}, which is not supported");
+            return Err(self.cursor.bad(what, OTHER_QUANTISATION));
+        };
+        let row = shape.last().copied().unwrap_or(0);
+        let weights = shape.iter().try_fold(1_usize, |product, &len| product.checked_mul(len));
+        let weights = weights.filter(|weights| *weights > 0 && format.bytes_of(row).is_some());
+        let bytes = weights.and_then(|weights| format.bytes_of(weights)).ok_or_else(|| {
+            let (format, shape) = (format.name(), tensor.shape.as_slice());
+            let what = format!("tensor {name} ({format}) has the impossible shape {shape:?}");
+            self.cursor.bad(what, DAMAGED)
+        })?;
+        Ok((format, bytes))
+    }
+
+    /// A file that goes on behind its last tensor has a wrong one.
+    fn refuse_rest(&self) -> Result<(), ModelError> {
+        let DataSpace { start, alignment, file_bytes } = self.space;
+        let padded = start.saturating_add((self.end - start).next_multiple_of(alignment));
+        if file_bytes <= padded.max(start) {
+            return Ok(());
+        }
+        let (before, more) = (self.before(), file_bytes - self.end);
+        Err(self.cursor.bad(format!("{more} bytes follow, where {before} ends the file"), DAMAGED))
+    }
+
+    fn before(&self) -> String {
+        match &self.before {
+            Some((name, format)) => format!("the {} tensor {name} before it", format.name()),
+            None => "the header before it".to_owned(),
+        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! Tensors of a Hugging Face folder.
 
-use super::{DAMAGED, Naming, TensorRole, TensorSource, TensorView};
+use super::{Naming, TensorRole, TensorSource, TensorView};
 use crate::error::ModelError;
+use crate::error::advice::{DAMAGED, INCOMPLETE};
 use crate::hugging_face::ModelFolder;
 use crate::weights::Matrix;
-
-const INCOMPLETE: &str = "bring the whole folder again";
 
 impl TensorSource for ModelFolder {
     fn naming(&self) -> Naming {

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use crate::case::{Case, case};
 use crate::folder::{Folder, file_of, refusal, safetensors};
 
+/// What a checkout without Git LFS has in a large file's place.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+
 fn with_config(case: &Case, change: impl Fn(&mut Value)) -> Folder {
     let mut config = case.config.clone();
     change(&mut config);
@@ -33,7 +36,11 @@ fn keys_that_are_missing_impossible_or_not_supported_are_named() {
         ("hidden_size", huge.clone(), "hidden_size"),
         ("hidden_size", json!(128), "tensor model.embed_tokens.weight is [264, 64]"),
         ("vocab_size", huge.clone(), "vocab_size"),
-        ("vocab_size", json!(258), "259 tokens, but tensor model.embed_tokens.weight 258 rows"),
+        (
+            "vocab_size",
+            json!(258),
+            "config.json: key vocab_size is 258, but the tokenizer has 259 tokens",
+        ),
         ("vocab_size", json!(300), "should be [300, 64]"),
         ("num_hidden_layers", json!(0), "num_hidden_layers"),
         ("num_hidden_layers", huge.clone(), "num_hidden_layers"),
@@ -106,7 +113,16 @@ fn a_window_narrower_than_the_context_is_refused_where_it_is_switched_on() {
 #[test]
 fn files_that_are_missing_or_foreign_are_named() {
     type Change = fn(&Folder);
-    let table: [(&[&str], Change); 9] = [
+    let table: [(&[&str], Change); 12] = [
+        (&["model.safetensors: this is a pointer of Git LFS", "git lfs pull"], |folder| {
+            folder.write("model.safetensors", LFS_POINTER);
+        }),
+        (&["tokenizer.json: this is a pointer of Git LFS", "git lfs pull"], |folder| {
+            folder.write("tokenizer.json", LFS_POINTER);
+        }),
+        (&["config.json: this is a pointer of Git LFS", "git lfs pull"], |folder| {
+            folder.write("config.json", LFS_POINTER);
+        }),
         (&["no config.json", "give a GGUF file, or the folder"], |folder| {
             std::fs::remove_file(folder.path.join("config.json")).unwrap();
         }),

@@ -114,19 +114,40 @@ fn gguf_of(case: &Case) -> (GgufFile, Vec<u8>) {
     (file, good)
 }
 
-/// Where the table of tensors begins, and where it ends: every byte in it is believed.
-fn tensor_table(good: &[u8]) -> std::ops::Range<usize> {
+/// The entries of the table of tensors, one behind the other: every byte in them is believed.
+fn tensor_entries(good: &[u8]) -> Vec<std::ops::Range<usize>> {
     let number = |at: usize| u64::from_le_bytes(good[at..at + 8].try_into().unwrap());
     let length = |at: usize| usize::try_from(number(at)).unwrap();
     let name = b"token_embd.weight";
-    let first = good.windows(name.len()).position(|place| place == name).unwrap() - 8;
-    let mut end = first;
-    for _ in 0..number(8) {
+    let mut start = good.windows(name.len()).position(|place| place == name).unwrap() - 8;
+    let entry = |_| {
         // Name, number of dimensions, lengths, type, offset.
-        let dimensions_at = end + 8 + length(end);
-        end = dimensions_at + 4 + 8 * usize::from(good[dimensions_at]) + 4 + 8;
+        let dimensions_at = start + 8 + length(start);
+        let end = dimensions_at + 4 + 8 * usize::from(good[dimensions_at]) + 4 + 8;
+        let entry = start..end;
+        start = end;
+        entry
+    };
+    (0..number(8)).map(entry).collect()
+}
+
+/// The tensor behind it, or the file's end, tells that a tensor is not what its entry says: a norm of
+/// halves, say, would be read and answer nonsense.
+#[test]
+fn a_flipped_bit_in_a_tensors_type_or_shape_is_refused() {
+    let (file, good) = gguf_of(&case("qwen3-untied"));
+    for entry in tensor_entries(&good) {
+        let dimensions_at = entry.start + 8 + usize::from(good[entry.start]);
+        // The lowest bytes, of which each says something else; name and offset stand around them.
+        let lengths = (dimensions_at + 4..entry.end - 12).step_by(8);
+        for at in lengths.flat_map(|at| [at, at + 1]).chain([dimensions_at, entry.end - 12]) {
+            for bit in 0..8 {
+                std::fs::write(&file.path, with_flip(&good, at, bit)).unwrap();
+                let verdict = inspect(&file.path, &LoadOptions::default());
+                assert!(verdict.is_err(), "bit {bit} of byte {at}: {verdict:?}");
+            }
+        }
     }
-    first..end
 }
 
 #[test]
@@ -134,7 +155,8 @@ fn a_gguf_file_damaged_anywhere_gets_a_verdict() {
     let mut choices = Choices(0x9E37_79B9_7F4A_7C15);
     for (index, name) in CASES.into_iter().enumerate() {
         let (file, good) = gguf_of(&case(name));
-        let table = tensor_table(&good);
+        let entries = tensor_entries(&good);
+        let table = entries[0].start..entries[entries.len() - 1].end;
         let mut places: Vec<(usize, usize)> = Vec::new();
         places.extend((0..24).flat_map(|at| (0..8).map(move |bit| (at, bit))));
         // Each family takes other bytes of the metadata, and another third of the table.
@@ -151,6 +173,41 @@ fn a_gguf_file_damaged_anywhere_gets_a_verdict() {
         println!("{name}: {verdicts:?}");
         assert!(verdicts.used > 100 && verdicts.refused > 300, "{name}: {verdicts:?}");
     }
+}
+
+/// In turns of the same few damages each, all that a folder may hold beside the usual four files, and
+/// blocks of codes, whose scales are numbers of their own.
+#[test]
+fn rarer_files_and_blocks_damaged_anywhere_get_a_verdict() {
+    let mut choices = Choices(0xA076_1D64_78BD_642F);
+    let mut verdicts = Verdicts::default();
+    let case = case("llama-untied");
+    let folder = Folder::in_shards(&case, "F16");
+    folder.write("generation_config.json", br#"{"eos_token_id": [256, 257], "top_p": 0.9}"#);
+    folder
+        .write("chat_template.jinja", b"{% for m in messages %}{{ m.content | trim }}{% endfor %}");
+    for file in ["generation_config.json", "chat_template.jinja", "model.safetensors.index.json"] {
+        let good = std::fs::read(folder.path.join(file)).unwrap();
+        for at in (choices.below(5)..good.len().min(1500)).step_by(5) {
+            let bit = choices.below(8);
+            folder.write(file, &with_flip(&good, at, bit));
+            verdicts.judge(&folder.path, &case.name, &format!("bit {bit} of byte {at} of {file}"));
+        }
+        damage_whole(|bytes| folder.write(file, bytes), &good, &mut |how| {
+            verdicts.judge(&folder.path, &case.name, &format!("{file}: {how}"));
+        });
+    }
+    for dtype in [GgmlDType::Q4_0, GgmlDType::Q5_1, GgmlDType::Q8_0] {
+        let file = GgufFile::of(&case, dtype);
+        let good = std::fs::read(&file.path).unwrap();
+        for _ in 0..150 {
+            let (at, bit) = (choices.below(good.len()), choices.below(8));
+            std::fs::write(&file.path, with_flip(&good, at, bit)).unwrap();
+            verdicts.judge(&file.path, &case.name, &format!("{dtype:?}, bit {bit} of byte {at}"));
+        }
+    }
+    println!("{verdicts:?}");
+    assert!(verdicts.used > 300 && verdicts.refused > 100, "{verdicts:?}");
 }
 
 #[test]

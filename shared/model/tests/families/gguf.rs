@@ -23,6 +23,19 @@ impl GgufFile {
         Self { _folder: folder, path }
     }
 
+    /// The values that the blocks of `dtype` stand for, as F32.
+    pub(crate) fn dequantised(case: &Case, dtype: GgmlDType) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny.gguf");
+        let widened = |(name, shape, values): NamedTensor| {
+            let stored = stored(&shape, values, dtype).dequantize(&Device::Cpu).unwrap();
+            (name, shape, stored.flatten_all().unwrap().to_vec1().unwrap())
+        };
+        let tensors: Vec<NamedTensor> = tensors(case).into_iter().map(widened).collect();
+        std::fs::write(&path, file_bytes(&metadata(case), &tensors, GgmlDType::F32)).unwrap();
+        Self { _folder: folder, path }
+    }
+
     pub(crate) fn load(&self) -> LoadedModel {
         load(&self.path, &LoadOptions::default()).unwrap()
     }
@@ -154,13 +167,17 @@ fn llama3_divisors(case: &Case) -> Vec<f32> {
     (0..width).step_by(2).map(|dimension| divisor(dimension) as f32).collect()
 }
 
+/// Vectors stay as they are.
+fn stored(shape: &[usize], values: Vec<f32>, dtype: GgmlDType) -> QTensor {
+    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+    let dtype = if shape.len() == 1 { GgmlDType::F32 } else { dtype };
+    QTensor::quantize(&tensor, dtype).unwrap()
+}
+
 fn file_bytes(metadata: &[(String, Value)], tensors: &[NamedTensor], dtype: GgmlDType) -> Vec<u8> {
-    let stored = |(name, shape, values): &NamedTensor| {
-        let tensor = Tensor::from_vec(values.clone(), shape.as_slice(), &Device::Cpu).unwrap();
-        let dtype = if shape.len() == 1 { GgmlDType::F32 } else { dtype };
-        (name.clone(), QTensor::quantize(&tensor, dtype).unwrap())
-    };
-    let stored: Vec<(String, QTensor)> = tensors.iter().map(stored).collect();
+    let named =
+        |(name, shape, values): &NamedTensor| (name.clone(), stored(shape, values.clone(), dtype));
+    let stored: Vec<(String, QTensor)> = tensors.iter().map(named).collect();
     let metadata: Vec<(&str, &Value)> =
         metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
     let tensors: Vec<(&str, &QTensor)> =

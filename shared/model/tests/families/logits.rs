@@ -15,7 +15,7 @@ const OWN_TOLERANCE: f32 = 1e-5;
 /// The same between a cache of halves, whose numbers have 11 bits, and one that rounds nothing.
 const HALVES_TOLERANCE: f32 = 2e-3;
 
-fn distance(ours: &[f32], theirs: &[f32]) -> f32 {
+pub(crate) fn distance(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
     let largest = theirs.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     assert!(ours.iter().all(|value| value.is_finite()));

@@ -15,4 +15,5 @@ mod embedded;
 mod folder;
 mod gguf;
 mod logits;
+mod quantised;
 mod rule;

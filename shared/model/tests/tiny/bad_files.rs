@@ -58,7 +58,9 @@ fn foreign_content_is_refused() {
     let good = changed(|_, _| {});
     let mut version = good.clone();
     version[4] = 9;
-    let table: [(&[u8], &str); 5] = [
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+    let table: [(&[u8], &str); 6] = [
+        (pointer, "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"),
         (b"", "empty"),
         (b"GG", "not a GGUF file"),
         (b"{\"model\": 1}, and more of the kind", "not a GGUF file"),
@@ -130,7 +132,7 @@ fn unsupported_and_impossible_settings_are_named() {
         ("llama.rope.dimension_count", Some(number(17)), "llama.rope.dimension_count"),
         ("llama.rope.dimension_count", Some(number(15)), "15 rotary dimensions"),
         ("llama.rope.freq_base", Some(Value::F32(f32::NAN)), "llama.rope.freq_base"),
-        ("llama.rope.scaling.type", Some(text("yarn")), "rope.scaling.type scales"),
+        ("llama.rope.scaling.type", Some(text("yarn")), "(yarn), which"),
         ("llama.rope.scaling.type", Some(number(1)), "rope.scaling.type scales"),
         ("llama.rope.scaling.factor", Some(Value::F32(4.0)), "rope.scaling.factor scales"),
         ("llama.rope.scaling.attn_factor", Some(Value::F32(0.7)), "rope.scaling.attn_factor"),
@@ -139,7 +141,7 @@ fn unsupported_and_impossible_settings_are_named() {
         ("llama.attention.causal", Some(Value::Bool(false)), "looks ahead"),
         ("llama.attention.sliding_window", Some(number(299)), "sliding-window"),
         ("llama.attention.value_length", Some(number(8)), "keys are 16 wide, but values 8"),
-        ("llama.vocab_size", Some(number(200)), "vocabulary of 200"),
+        ("llama.logit_scale", Some(Value::F32(2.0)), "key llama.logit_scale is not known here"),
         ("tokenizer.ggml.model", Some(text("llama")), "SentencePiece"),
         ("tokenizer.ggml.model", None, "tokenizer.ggml.model"),
         ("tokenizer.ggml.pre", Some(text("tekken")), "pre-tokenizer tekken"),
@@ -256,10 +258,19 @@ fn what_a_header_may_not_say_is_refused() {
 fn tensors_that_lie_wrongly_are_named() {
     type Change = fn(&mut RawTensor);
     let name = "blk.1.ffn_up.weight";
-    let table: [(&str, Change); 11] = [
-        ("overlap", |tensor| tensor.offset -= 32),
-        ("overlap", |tensor| tensor.offset = 0),
-        ("no multiple of 32", |tensor| tensor.offset += 4),
+    let table: [(&str, Change); 14] = [
+        ("but the F32 tensor blk.1.ffn_gate.weight before it puts it at", |tensor| {
+            tensor.offset -= 32;
+        }),
+        ("lies at 0, but", |tensor| tensor.offset = 0),
+        ("before it puts it at", |tensor| tensor.offset += 4),
+        ("before it puts it at", |tensor| tensor.offset += 32),
+        ("but the F16 tensor blk.1.ffn_up.weight before it puts it at", |tensor| {
+            tensor.type_code = 1;
+        }),
+        ("but the F32 tensor blk.1.ffn_up.weight before it puts it at", |tensor| {
+            tensor.dimensions[1] -= 1;
+        }),
         ("does not lie inside", |tensor| tensor.offset = 1 << 40),
         ("does not lie inside", |tensor| tensor.offset = u64::MAX - 31),
         ("does not lie inside", |tensor| tensor.dimensions[1] = 1 << 30),
@@ -275,6 +286,70 @@ fn tensors_that_lie_wrongly_are_named() {
         let message = refusal(&file.bytes());
         assert!(message.contains(expected) && message.contains(name), "{expected}: {message}");
     }
+}
+
+/// The place of the next tensor tells how long one is; behind the last one the file ends.
+#[test]
+fn a_file_that_goes_on_behind_its_last_tensor_is_refused() {
+    let message = refusal(&[changed(|_, _| {}), vec![0; 32]].concat());
+    let expected =
+        "bytes follow, where the F32 tensor blk.2.ffn_down.weight before it ends the file";
+    assert!(message.contains(expected), "{message}");
+    let mut file = RawFile::tiny(&metadata(), &tensors(), 32);
+    file.tensor_mut("blk.2.ffn_down.weight").type_code = 1;
+    let message = refusal(&file.bytes());
+    assert!(message.contains("the F16 tensor blk.2.ffn_down.weight before it"), "{message}");
+    let mut unpadded = changed(|_, tensors| tensors.truncate(2));
+    unpadded.truncate(unpadded.len() - 1);
+    assert!(refusal(&unpadded).contains("does not lie inside"));
+}
+
+/// A key that may be left out would not be missed.
+#[test]
+fn a_flipped_bit_in_the_name_of_an_optional_key_is_noticed() {
+    let mut metadata = metadata();
+    metadata.push(("general.alignment".to_owned(), Value::U32(64)));
+    metadata.push(("llama.attention.key_length".to_owned(), Value::U32(16)));
+    metadata.push(("tokenizer.ggml.add_bos_token".to_owned(), Value::U32(0)));
+    let good = RawFile::tiny(&metadata, &tensors(), 64).bytes();
+    load(&TinyFile::with_bytes(&good).path, &LoadOptions::default()).unwrap();
+    for key in [
+        "general.alignment",
+        "llama.attention.head_count_kv",
+        "llama.attention.key_length",
+        "llama.rope.freq_base",
+        "llama.rope.dimension_count",
+        "tokenizer.ggml.add_bos_token",
+        "tokenizer.ggml.eos_token_id",
+        "tokenizer.chat_template",
+    ] {
+        let places =
+            good.windows(key.len()).enumerate().filter(|(_, name)| *name == key.as_bytes());
+        let at = places.map(|(at, _)| at).next().unwrap();
+        for flip in 0..8 * key.len() {
+            let mut bytes = good.clone();
+            bytes[at + flip / 8] ^= 1 << (flip % 8);
+            let message = refusal(&bytes);
+            assert!(
+                message.contains("bit") || message.contains("UTF-8"),
+                "{key} {flip}: {message}"
+            );
+        }
+    }
+}
+
+/// Lists that nobody asked for cost what they have in the file, however narrow their numbers are.
+#[test]
+fn a_list_of_numbers_takes_no_more_memory_than_in_the_file() {
+    const NUMBERS: usize = 1 << 22;
+    let mut file = RawFile::tiny(&metadata(), &tensors(), 32);
+    let list = list_bytes(0, NUMBERS as u64, &vec![7; NUMBERS]);
+    file.keys.push((b"x".to_vec(), 9, list));
+    let file = TinyFile::with_bytes(&file.bytes());
+    let before = allocations::start();
+    drop(load(&file.path, &LoadOptions { threads: Some(1), ..LoadOptions::default() }).unwrap());
+    let peak = allocations::peak_since(before);
+    assert!(peak < NUMBERS * 3 / 2 + PEAK_BYTES_MAX, "{peak} bytes at once");
 }
 
 #[test]

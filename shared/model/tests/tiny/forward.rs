@@ -44,24 +44,6 @@ fn agrees_with_a_plain_implementation() {
     }
 }
 
-#[test]
-fn blocks_of_codes_run_as_the_values_they_stand_for() {
-    let mut model = load_tiny(GgmlDType::Q8_0).model;
-    let logits = all_at_once(&mut *model, &ids(40));
-    let exact = reference::logits(&tensors(), &ids(40));
-    let far = |position: usize| {
-        let pairs = logits.row(position).iter().zip(&exact[position]);
-        pairs
-            .map(|(ours, exact)| {
-                assert!(ours.is_finite(), "position {position}: {ours}");
-                (f64::from(*ours) - exact).abs()
-            })
-            .fold(0.0, f64::max)
-    };
-    assert!((0..40).map(far).fold(0.0, f64::max) < 1.5, "8-bit weights are nearly the weights");
-    assert!(model.shape().weight_bytes < tiny().shape().weight_bytes / 2);
-}
-
 /// The same for every family, with rows among others, cuts and forks: `tests/families/chunks.rs`.
 #[test]
 fn cached_and_chunked_blocks_give_the_bits_of_one_prefill() {
