@@ -5,6 +5,7 @@
 
 mod allocations;
 mod bad_files;
+mod bad_layout;
 mod device;
 mod forward;
 mod random_mixes;
