@@ -19,11 +19,11 @@ pub enum Contender {
     Relay,
     /// The trained small model, commands masked.
     TeacherFree,
-    /// By entropy, at the threshold that brings relay's call ratio.
+    /// By entropy, at the threshold that brings relay's call ratio on the level, or a little more.
     EntropyMatched,
     /// By entropy, at this threshold in nats.
     Entropy(f32),
-    /// By chance at each token, as often as brings relay's call ratio.
+    /// By chance at each token, as often as brings relay's call ratio on the level.
     RandomMatched,
     /// By chance at each token, so likely.
     Random(f64),

@@ -89,6 +89,21 @@ pub struct Prices {
     pub llm_written: f64,
 }
 
+impl PolicyFigures {
+    /// Tokens that a call brought on average, rounded up; at least 1.
+    pub fn tokens_per_call(&self) -> u32 {
+        let calls = self.calls_per_answer * as_float(self.answers as u64);
+        let mean = (as_float(self.llm_tokens) / calls.max(1.0)).ceil().max(1.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "1 or more, and a call's tokens fit"
+        )]
+        let tokens = mean as u32;
+        tokens
+    }
+}
+
 /// Everything that is said of a set of judged answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use relay::ids::ModelId;
-use relay::policy::Policy;
 use relay_model::{
     ChatTemplate, EmbeddedFolder, LoadOptions, LoadedModel, ModelIdentity, ModelSource, Tokenizer,
     load,
@@ -149,16 +148,18 @@ impl Harness {
         let (matched, plain): (Vec<Contender>, Vec<Contender>) =
             contenders.iter().partition(|contender| contender.follows_relay(has_call_tokens));
         for contender in plain {
-            self.complete_one(contender, self.default_matching())?;
+            self.complete_one(contender, None, self.default_matching())?;
         }
         if matched.is_empty() {
             return Ok(());
         }
         // What the others are matched to.
-        self.complete_one(Contender::Relay, self.default_matching())?;
-        let matching = self.matching(matched.contains(&Contender::EntropyMatched))?;
+        self.complete_one(Contender::Relay, None, self.default_matching())?;
+        let matchings = self.matchings(matched.contains(&Contender::EntropyMatched))?;
         for contender in matched {
-            self.complete_one(contender, matching)?;
+            for Matched { level, matching } in &matchings {
+                self.complete_one(contender, *level, *matching)?;
+            }
         }
         Ok(())
     }
@@ -172,18 +173,27 @@ impl Harness {
         Matching { call_tokens: self.run.call_tokens.max(1), ..Matching::default() }
     }
 
-    fn complete_one(&mut self, contender: Contender, matching: Matching) -> anyhow::Result<()> {
+    /// Of one level, or of all.
+    fn complete_one(
+        &mut self,
+        contender: Contender,
+        level: Option<Level>,
+        matching: Matching,
+    ) -> anyhow::Result<()> {
         let name = contender.to_string();
         let Self { finished, items: Items { judged, .. }, models, .. } = self;
         let Models { pair, base, tokenizer, llm, .. } = models;
-        let missing: Vec<usize> =
-            (0..judged.len()).filter(|&at| !finished.has(&name, &judged[at].id)).collect();
+        let of_level: Vec<usize> = (0..judged.len())
+            .filter(|&at| level.is_none() || judged[at].level() == level)
+            .collect();
+        let is_missing = |at: &usize| !finished.has(&name, &judged[*at].id);
+        let missing: Vec<usize> = of_level.iter().copied().filter(is_missing).collect();
         if missing.is_empty() {
             return Ok(());
         }
         let asks: Vec<Ask> = missing.iter().map(|&at| self.asks[at].clone()).collect();
         let settings = contender.settings(&self.base_settings, matching);
-        let bar = progress_bar(&name, judged.len(), judged.len() - missing.len());
+        let bar = progress_bar(&name, of_level.len(), of_level.len() - missing.len());
         let mut failed = None;
         let keep = |index: usize, answer: Answer| {
             let item = &judged[missing[index]];
@@ -203,18 +213,34 @@ impl Harness {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The settings that bring relay's call ratio; kept, so that a run that goes on has the same.
-    fn matching(&mut self, with_entropy: bool) -> anyhow::Result<Matching> {
-        let known = std::fs::read(&self.matching_path).ok();
-        if let Some(bytes) = known {
-            return serde_json::from_slice(&bytes)
-                .with_context(|| format!("{}: remove it", self.matching_path.display()));
+    /// The settings that bring relay's call ratio on each level; kept, so that a run that goes on
+    /// has the same.
+    fn matchings(&mut self, with_entropy: bool) -> anyhow::Result<Vec<Matched>> {
+        let shown = self.matching_path.display().to_string();
+        if let Ok(bytes) = std::fs::read(&self.matching_path) {
+            return serde_json::from_slice(&bytes).with_context(|| format!("{shown}: remove it"));
         }
-        let all = figures(self.finished.rows(), self.run.seed);
-        let relay = all.policies.get("relay").context("relay was not evaluated")?;
-        let mean = relay.llm_tokens.div_ceil(self.relay_calls().max(1));
+        let levels: Vec<Option<Level>> = match self.run.levels.as_slice() {
+            [] => vec![None],
+            levels => levels.iter().copied().map(Some).collect(),
+        };
+        let matched = |level| {
+            let matching = self.matching(level, with_entropy)?;
+            Ok(Matched { level, matching })
+        };
+        let matchings = levels.into_iter().map(matched).collect::<anyhow::Result<Vec<_>>>()?;
+        let text = serde_json::to_string(&matchings).context("the matching is no JSON")?;
+        std::fs::write(&self.matching_path, text + "\n")
+            .with_context(|| format!("{shown}: cannot be written"))?;
+        Ok(matchings)
+    }
+
+    fn matching(&mut self, level: Option<Level>, with_entropy: bool) -> anyhow::Result<Matching> {
+        let rows = self.finished.rows().iter().filter(|row| level.is_none() || row.level == level);
+        let found = figures(rows.filter(|row| row.policy == "relay"), self.run.seed);
+        let relay = found.policies.get("relay").context("relay was not evaluated")?;
         let call_tokens = match self.run.call_tokens {
-            0 => u32::try_from(mean).unwrap_or(1).max(1),
+            0 => relay.tokens_per_call(),
             given => given,
         };
         let call_ratio = relay.call_ratio;
@@ -224,41 +250,49 @@ impl Harness {
             random_probability: random_probability(call_ratio, call_tokens),
         };
         if with_entropy {
-            matching.entropy_threshold = self.calibrate(call_ratio, matching)?;
+            matching.entropy_threshold = self.calibrate(level, call_ratio, matching)?;
         }
-        let text = serde_json::to_string(&matching).context("the matching is no JSON")?;
-        std::fs::write(&self.matching_path, text + "\n")
-            .with_context(|| format!("{}: cannot be written", self.matching_path.display()))?;
         Ok(matching)
     }
 
-    fn relay_calls(&self) -> u64 {
-        let relay = self.finished.rows().iter().filter(|row| row.policy == "relay");
-        relay.map(|row| u64::from(row.calls)).sum()
-    }
-
-    /// The threshold whose call ratio on validation problems is nearest from below the wanted one.
-    fn calibrate(&mut self, call_ratio: f64, matching: Matching) -> anyhow::Result<f32> {
-        let asks = self.models.asks(&self.items.calibration)?;
+    /// The threshold whose call ratio on validation problems is nearest from above the wanted one:
+    /// the rival gets no fewer tokens.
+    fn calibrate(
+        &mut self,
+        level: Option<Level>,
+        call_ratio: f64,
+        matching: Matching,
+    ) -> anyhow::Result<f32> {
+        let of_level = |item: &&Item| level.is_none() || item.level() == level;
+        let items: Vec<Item> = self.items.calibration.iter().filter(of_level).cloned().collect();
+        let asks = self.models.asks(&items)?;
         let (mut low, mut high) = (0.0, limits::ENTROPY_NATS_MAX);
         for _ in 0..limits::CALIBRATION_STEPS {
             let threshold_nats = f32::midpoint(low, high);
-            let mut settings = Contender::EntropyMatched.settings(&self.base_settings, matching);
-            let call_tokens = matching.call_tokens;
-            settings.policy = Policy::Entropy { threshold_nats, call_tokens };
+            let tried = Matching { entropy_threshold: threshold_nats, ..matching };
+            let settings = Contender::EntropyMatched.settings(&self.base_settings, tried);
             let (mut llm_tokens, mut response_tokens) = (0.0, 0.0);
             self.models.pair.run(&asks, &settings, |_, answer| {
                 llm_tokens += f64::from(answer.account.llm_tokens);
                 response_tokens += f64::from(answer.account.total_tokens);
             })?;
-            if llm_tokens > call_ratio * response_tokens {
+            if llm_tokens >= call_ratio * response_tokens {
                 low = threshold_nats;
             } else {
                 high = threshold_nats;
             }
         }
-        Ok(high)
+        Ok(low)
     }
+}
+
+/// What the policies without training are set to on a level.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Matched {
+    /// Of a set there are no levels.
+    level: Option<Level>,
+    #[serde(flatten)]
+    matching: Matching,
 }
 
 impl Models {

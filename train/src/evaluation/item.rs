@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::harness::Run;
 use crate::chance::Chance;
 use crate::dataset::Question;
-use crate::problem::Facts;
+use crate::problem::{Facts, Level};
 use crate::split::{Problems, Record, Request, Split};
 use crate::world::Mind;
 
 mod limits {
     /// Problems that a threshold is matched on.
-    pub(super) const CALIBRATION_PROBLEMS: usize = 64;
+    pub(super) const CALIBRATION_PROBLEMS: usize = 192;
 }
 
 /// A set of problems that is not the small world's: which, and which edition.
@@ -89,6 +89,11 @@ impl Items {
 }
 
 impl Item {
+    /// The small world's level.
+    pub fn level(&self) -> Option<Level> {
+        self.world.as_ref().map(|record| record.level)
+    }
+
     fn of_question(question: &Question, instruction: &str) -> Self {
         let instruction = instruction.trim();
         let text = match instruction {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::Parser;
 use relay_model::scripted::{ScriptedModel, byte_tokenizer};
 use relay_model::{LoadedModel, ModelIdentity};
-use relay_train::evaluation::contender::Contender;
+use relay_train::evaluation::contender::{Contender, random_probability};
 use relay_train::evaluation::figures::figures;
 use relay_train::evaluation::finished::Finished;
 use relay_train::evaluation::harness::{Harness, Models, Run};
@@ -75,7 +75,7 @@ fn calling(record: &Record) -> String {
 }
 
 fn models(fault_at: Option<u64>) -> Models {
-    let validation = Run { problems: 64, ..run() };
+    let validation = Run { problems: 192, ..run() };
     let mut known = records(&run(), Split::Test).unwrap();
     known.extend(records(&validation, Split::Validation).unwrap());
     let by = |answer: fn(&Record) -> String| {
@@ -136,6 +136,27 @@ fn figures_are_what_the_models_know() {
     assert!(of("every:40").calls_per_answer > 0.0 && of("fixed:1").calls_per_answer > 0.0);
     let hard = |row: &&Finished| row.group == Some(Group::Teacher) && row.policy == "relay";
     assert!(rows.iter().filter(hard).all(|row| row.calls > 0 && row.llm_tokens > 0));
+}
+
+#[test]
+fn rivals_are_matched_to_relay_on_each_level() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = finish(folder.path(), &[Contender::Relay, Contender::RandomMatched], None).unwrap();
+    let text = std::fs::read_to_string(folder.path().join("matching.json")).unwrap();
+    let matchings: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let of_level = |level: Level| {
+        let found = figures(rows.iter().filter(|row| row.level == Some(level)), 1);
+        let relay = &found.policies["relay"];
+        let named = serde_json::to_value(level).unwrap();
+        let matching = matchings.iter().find(|matching| matching["level"] == named).unwrap();
+        assert_eq!(matching["call_tokens"], relay.tokens_per_call());
+        let expected = random_probability(relay.call_ratio, relay.tokens_per_call());
+        assert!((matching["random_probability"].as_f64().unwrap() - expected).abs() < 1e-12);
+        assert_eq!(found.policies["random"].answers, 12);
+        expected
+    };
+    let [short, middle] = [Level::Short, Level::Middle].map(of_level);
+    assert!((short - middle).abs() > 1e-4, "{short} {middle}: levels do not differ");
 }
 
 #[test]
