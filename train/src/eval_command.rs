@@ -20,6 +20,7 @@ use crate::evaluation::plot::{drawing, svg};
 use crate::evaluation::raster::png;
 use crate::evaluation::table::markdown;
 use crate::problem::Level;
+use crate::untouched::UNTOUCHED_SLM;
 
 /// Problems of the small world unless their number is given.
 const WORLD_PROBLEMS: usize = 200;
@@ -58,8 +59,8 @@ pub struct Eval {
     /// The large model.
     #[arg(long, required_unless_present = "pair", default_value = EMBEDDED, hide_default_value = true)]
     llm: PathBuf,
-    /// The small model before it learned to call, for `slm_alone`; without it that is --slm with
-    /// commands masked.
+    /// The small model before it learned to call, for `slm_alone`: the embedded pair has its own;
+    /// without one that is --slm with commands masked.
     #[arg(long)]
     base: Option<PathBuf>,
     /// How long the problems are.
@@ -170,7 +171,9 @@ pub fn evaluate(flags: &Eval, output: &mut impl Write) -> anyhow::Result<()> {
     let prices = flags.prices.prices()?;
     let slm = load_model(&flags.slm, &TINY_SLM, None)?;
     let llm = load_model(&flags.llm, &TINY_LLM, None)?;
-    let base = flags.base.as_deref().map(|base| load_model(base, &TINY_SLM, None)).transpose()?;
+    let own_base = flags.pair.map(|Pair::Embedded| Path::new(EMBEDDED));
+    let base = flags.base.as_deref().or(own_base);
+    let base = base.map(|base| load_model(base, &UNTOUCHED_SLM, None)).transpose()?;
     let mut run = Run {
         slm: model_name(&slm.identity),
         base: base.as_ref().map(|base| model_name(&base.identity)),

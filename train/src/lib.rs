@@ -22,6 +22,7 @@
 //! | `grpo.rs`, `grpo/` | `relay-train grpo`: when to call, from rewards |
 //! | `answers.rs` | what a model answers, and how often it is right |
 //! | `prompt.rs` | from a question to the ids both models begin with |
+//! | `untouched.rs` | the embedded small model before it saw a command |
 //! | `evaluation.rs`, `evaluation/` | how good a pair is with a policy, beside its baselines |
 //! | `eval_command.rs` | `relay-train eval` and `report` |
 //! | `filter_command.rs` | `relay-train filter` |
@@ -59,6 +60,7 @@ pub mod split;
 pub mod supervised;
 pub mod trainable;
 pub mod training_run;
+pub mod untouched;
 pub mod vocabulary;
 pub mod warmup;
 pub mod wording;

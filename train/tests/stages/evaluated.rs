@@ -21,6 +21,24 @@ fn gsm8k(path: &Path) {
 }
 
 #[test]
+fn the_embedded_pair_is_compared_with_its_small_model_before_it_saw_a_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let words = ["eval", "--pair", "embedded", "--level", "short", "--problems", "24", "--json"];
+    let policies = ["--policies", "slm_alone,teacher_free,relay,entropy", "--out", out];
+    let said = run(&[&words[..], &policies].concat());
+    let object: Value = serde_json::from_str(&said).unwrap();
+    let named = |model: &str| object["run"][model].as_str().unwrap().to_owned();
+    assert!(named("base").starts_with("relay-tiny-slm-untouched "), "{said}");
+    assert!(named("slm").starts_with("relay-tiny-slm "), "{said}");
+    let figure = |policy: &str, name: &str| object[policy][name].as_f64().unwrap();
+    assert!(figure("relay", "accuracy") > figure("slm_alone", "accuracy"), "{said}");
+    // Commands masked, training's other traces stay.
+    assert_ne!(object["teacher_free"]["response_tokens"], object["slm_alone"]["response_tokens"]);
+    assert!(figure("entropy", "llm_tokens") > 0.0, "{said}");
+}
+
+#[test]
 fn a_set_is_evaluated_as_the_small_world_is_and_goes_on_after_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
