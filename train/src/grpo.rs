@@ -20,11 +20,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 use relay::command::TAGS;
 use relay_model::{TINY_LLM, TINY_SLM};
 
+use crate::checkpoint::write_aside;
 use crate::dataset::{self, Set};
 use crate::evaluation::harness::load_model;
 use crate::learner::Learner;
@@ -35,7 +36,7 @@ use crate::trainable::Weights;
 use crate::training_run::{Ending, TrainingRun, open_settings, read_log, stop_on_signals};
 
 use batch::Batch;
-use line::{GrpoLine, Summary, Times};
+use line::{Check, GrpoLine, Times};
 use questions::{Drawn, Questions};
 pub use settings::GrpoSettings;
 use update::{Reference, update};
@@ -88,7 +89,10 @@ pub fn run(flags: &Grpo, output: &mut impl Write) -> anyhow::Result<()> {
         return Ok(());
     }
     let lines: Vec<GrpoLine> = read_log(&run.log())?;
-    write!(output, "{}", Summary::of(&lines))?;
+    let check = Check::of(&lines);
+    let text = serde_json::to_string_pretty(&check).context("the check is no JSON")? + "\n";
+    write_aside(&run.out.join("check.json"), text.as_bytes())?;
+    write!(output, "{check}")?;
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use super::batch::{Batch, Figures};
 use super::update::Update;
 use crate::training_run::{Curve, LogLine};
 
-/// Steps at the end of a run that its summary speaks of.
-const SUMMARY_STEPS: usize = 10;
+/// Batches at the beginning and at the end of a run that its check is of.
+const CHECK_STEPS: usize = 10;
 
 /// Where the time of a step went, in seconds.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -146,72 +146,126 @@ impl LogLine for GrpoLine {
     }
 }
 
-/// How a run went: its last steps, and where all its time went.
-pub(super) struct Summary<'a> {
-    lines: &'a [GrpoLine],
+/// How a run went: its first and last steps, and where all its time went. Kept as `check.json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    /// Batches of answers.
+    steps: usize,
+    /// The first of them.
+    first: Means,
+    /// The last.
+    last: Means,
+    /// Seconds of a batch, answering and learning.
+    step_s: f64,
+    /// Tokens of all authors while answers are written.
+    rollout_tokens_per_s: f64,
+    /// Where the time went, in percent.
+    time_percent: TimeShares,
 }
 
-impl<'a> Summary<'a> {
-    pub(super) fn of(lines: &'a [GrpoLine]) -> Self {
-        Self { lines }
-    }
+/// Means over some batches.
+#[derive(Debug, Serialize)]
+struct Means {
+    steps: usize,
+    reward: f64,
+    accuracy: f64,
+    call_ratio: f64,
+    /// Share of answers with a call.
+    called: f64,
+    calls_per_answer: f64,
+    requested_per_call: f64,
+}
 
-    fn mean(lines: &[GrpoLine], value: fn(&GrpoLine) -> f64) -> f64 {
-        lines.iter().map(value).sum::<f64>() * share(1, count(lines.len()))
-    }
+#[derive(Debug, Serialize)]
+struct TimeShares {
+    student: f64,
+    teacher: f64,
+    rest_of_rollouts: f64,
+    rewards: f64,
+    reference: f64,
+    learning: f64,
+}
 
-    /// Tokens per second of rollouts.
-    fn rollout_rate(&self) -> f64 {
-        let tokens: u64 = self.lines.iter().map(|line| line.tokens).sum();
-        let time_s: f64 = self.lines.iter().map(|line| line.times.rollout_s).sum();
-        share(tokens, 1) / time_s.max(f64::MIN_POSITIVE)
-    }
-
-    fn time_share(&self, part: fn(&Times) -> f64) -> f64 {
-        let sum = |part: fn(&Times) -> f64| -> f64 {
-            self.lines.iter().map(|line| part(&line.times)).sum()
-        };
-        100.0 * sum(part) / sum(|times| times.step_s).max(f64::MIN_POSITIVE)
+impl Check {
+    pub(super) fn of(lines: &[GrpoLine]) -> Self {
+        let rollout_s: f64 = lines.iter().map(|line| line.times.rollout_s).sum();
+        let tokens: u64 = lines.iter().map(|line| line.tokens).sum();
+        let head = lines.len().min(CHECK_STEPS);
+        Self {
+            steps: lines.len(),
+            first: Means::of(&lines[..head]),
+            last: Means::of(&lines[lines.len() - head..]),
+            step_s: mean(lines, |line| line.times.step_s),
+            rollout_tokens_per_s: share(tokens, 1) / rollout_s.max(f64::MIN_POSITIVE),
+            time_percent: TimeShares::of(lines),
+        }
     }
 }
 
-impl fmt::Display for Summary<'_> {
+impl Means {
+    fn of(lines: &[GrpoLine]) -> Self {
+        Self {
+            steps: lines.len(),
+            reward: mean(lines, |line| line.reward),
+            accuracy: mean(lines, |line| line.accuracy),
+            call_ratio: mean(lines, |line| line.call_ratio),
+            called: mean(lines, |line| line.called),
+            calls_per_answer: mean(lines, |line| line.calls_per_answer),
+            requested_per_call: mean(lines, |line| line.requested_per_call),
+        }
+    }
+}
+
+impl TimeShares {
+    fn of(lines: &[GrpoLine]) -> Self {
+        let sum =
+            |part: fn(&Times) -> f64| -> f64 { lines.iter().map(|line| part(&line.times)).sum() };
+        let all = sum(|times| times.step_s).max(f64::MIN_POSITIVE);
+        let percent = |part| 100.0 * sum(part) / all;
+        Self {
+            student: percent(|times| times.student_s),
+            teacher: percent(|times| times.teacher_s),
+            rest_of_rollouts: percent(|times| times.rollout_s - times.student_s - times.teacher_s),
+            rewards: percent(|times| times.reward_s),
+            reference: percent(|times| times.reference_s),
+            learning: percent(|times| {
+                times.step_s - times.rollout_s - times.reward_s - times.reference_s
+            }),
+        }
+    }
+}
+
+fn mean(lines: &[GrpoLine], value: fn(&GrpoLine) -> f64) -> f64 {
+    lines.iter().map(value).sum::<f64>() * share(1, count(lines.len()))
+}
+
+impl fmt::Display for Check {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = &self.lines[self.lines.len().saturating_sub(SUMMARY_STEPS)..];
-        let mean = |value| Self::mean(last, value);
+        writeln!(formatter, "first {}\nlast {}", self.first, self.last)?;
+        let TimeShares { student, teacher, rest_of_rollouts, rewards, reference, learning } =
+            &self.time_percent;
         writeln!(
             formatter,
-            "last {} steps: {:.1} % right, call ratio {:.2} %, {:.2} calls an answer of {:.1} \
-             tokens each, {:.1} % of answers called",
-            last.len(),
-            100.0 * mean(|line| line.accuracy),
-            100.0 * mean(|line| line.call_ratio),
-            mean(|line| line.calls_per_answer),
-            mean(|line| line.requested_per_call),
-            100.0 * mean(|line| line.called),
-        )?;
-        let shares = [
-            ("small model answering", self.time_share(|times| times.student_s)),
-            ("large model answering", self.time_share(|times| times.teacher_s)),
-            (
-                "rest of rollouts",
-                self.time_share(|times| times.rollout_s - times.student_s - times.teacher_s),
-            ),
-            ("rewards", self.time_share(|times| times.reward_s)),
-            ("reference", self.time_share(|times| times.reference_s)),
-            (
-                "learning",
-                self.time_share(|times| {
-                    times.step_s - times.rollout_s - times.reward_s - times.reference_s
-                }),
-            ),
-        ];
-        let step_s = Self::mean(self.lines, |line| line.times.step_s);
-        write!(formatter, "{step_s:.1} s a step, rollouts {:.0} tokens/s:", self.rollout_rate())?;
-        for (index, (name, percent)) in shares.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(formatter, "{comma} {name} {percent:.0} %")?;
-        }
-        writeln!(formatter)
+            "{:.1} s a step, rollouts {:.0} tokens/s: small model answering {student:.0} %, large \
+             model answering {teacher:.0} %, rest of rollouts {rest_of_rollouts:.0} %, rewards \
+             {rewards:.0} %, reference {reference:.0} %, learning {learning:.0} %",
+            self.step_s, self.rollout_tokens_per_s
+        )
+    }
+}
+
+impl fmt::Display for Means {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} steps: {:.1} % right, call ratio {:.2} %, {:.2} calls an answer of {:.1} tokens \
+             each, {:.1} % of answers called",
+            self.steps,
+            100.0 * self.accuracy,
+            100.0 * self.call_ratio,
+            self.calls_per_answer,
+            self.requested_per_call,
+            100.0 * self.called,
+        )
     }
 }

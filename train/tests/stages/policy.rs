@@ -67,7 +67,7 @@ fn shown(path: &Path) -> &str {
 fn a_killed_run_ends_with_the_bits_of_one_that_never_stopped() {
     let place = Place::new(SETTINGS);
     let said = place.with_words("whole", "1", run);
-    for part in ["last 3 steps:", "% right", "s a step, rollouts", "learning"] {
+    for part in ["first 3 steps:", "last 3 steps:", "% right", "s a step, rollouts", "learning"] {
         assert!(said.contains(part), "{said}");
     }
 
@@ -85,6 +85,12 @@ fn a_killed_run_ends_with_the_bits_of_one_that_never_stopped() {
     let from = std::fs::read(student().join("model.safetensors")).unwrap();
     let trained = std::fs::read(place.path("cut/model/model.safetensors")).unwrap();
     assert!(from != trained, "nothing was learned");
+    let check = std::fs::read_to_string(place.path("cut/check.json")).unwrap();
+    let check: Value = serde_json::from_str(&check).unwrap();
+    assert_eq!((&check["steps"], &check["first"]["steps"]), (&3.into(), &3.into()), "{check}");
+    let shares = check["time_percent"].as_object().unwrap();
+    let sum: f64 = shares.values().filter_map(Value::as_f64).sum();
+    assert!((sum - 100.0).abs() < 1e-6, "{check}");
     for curve in ["accuracy.svg", "kl.svg"] {
         assert!(place.path("cut").join(curve).exists(), "{curve}");
     }
