@@ -70,12 +70,19 @@ pub struct WarmupSettings {
 pub struct CommandSettings {
     /// From none to so many, each count as likely.
     pub commands_max: usize,
-    /// n is d·10^k with d from 1 to this one, at most 9, …
+    /// n is d·10^k with d from here …
+    #[serde(default = "one")]
+    pub digit_min: u32,
+    /// … to here, at most 9, …
     pub digit_max: u32,
     /// … and k from here …
     pub power_min: u32,
     /// … to here.
     pub power_max: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl StageSettings for WarmupSettings {
@@ -88,8 +95,11 @@ impl StageSettings for WarmupSettings {
             self.temperature.is_finite() && self.temperature > 0.0,
             "temperature must be above 0"
         );
-        let CommandSettings { digit_max, power_min, power_max, .. } = self.commands;
-        ensure!((1..=9).contains(&digit_max), "digit_max must be from 1 to 9");
+        let CommandSettings { digit_min, digit_max, power_min, power_max, .. } = self.commands;
+        ensure!(
+            1 <= digit_min && digit_min <= digit_max && digit_max <= 9,
+            "digits: digit_min to digit_max, from 1 to 9"
+        );
         ensure!(
             power_min <= power_max && power_max <= 3,
             "powers: power_min to power_max, up to 3"
@@ -176,7 +186,7 @@ fn with_commands(
     let mut ids = Vec::with_capacity(answer.len());
     for (place, &id) in answer.iter().enumerate() {
         if places.contains(&place) {
-            let digit = chance.between(1..=settings.digit_max);
+            let digit = chance.between(settings.digit_min..=settings.digit_max);
             let power = chance.between(settings.power_min..=settings.power_max);
             let left = u32::try_from(answer.len() - place).unwrap_or(u32::MAX);
             let command = write_command((digit * 10_u32.pow(power)).min(left));
@@ -251,8 +261,13 @@ mod tests {
         let tokenizer = load(folder.path(), &LoadOptions::default()).unwrap().tokenizer;
         let [open, close] = relay::command::TAGS.map(|tag| tokenizer.added_token_id(tag).unwrap());
         let answer = tokenizer.encode("the sum is seven and so on it goes", AddedTokens::Plain);
-        let settings =
-            CommandSettings { commands_max: 3, digit_max: 9, power_min: 0, power_max: 1 };
+        let settings = CommandSettings {
+            commands_max: 3,
+            digit_min: 1,
+            digit_max: 9,
+            power_min: 0,
+            power_max: 1,
+        };
         let mut counts = [0; 4];
         for index in 0..200 {
             let mut chance = Chance::new(1, "test", index);
