@@ -2,6 +2,7 @@
 //! `relay-bench kernels` what they are made of, `relay-bench perplexity` what a file's format costs.
 //! Knows nothing of edge and cloud yet.
 
+mod cases;
 mod engine;
 mod figures;
 mod kernels;

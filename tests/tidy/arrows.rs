@@ -38,7 +38,7 @@ const ARROWS: [Arrows; 11] = [
         folder: "shared/kernels",
         package: "relay-kernels",
         ours: &[],
-        outside: Outside::Only(&["rayon"]),
+        outside: Outside::Only(&["memmap2"]),
     },
     Arrows {
         folder: "shared/model",

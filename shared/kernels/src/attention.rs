@@ -19,6 +19,8 @@ pub const PAGE_TOKENS: usize = 32;
 const CHUNK_PAGES: usize = 4;
 /// Tokens whose softmax is taken together.
 const CHUNK_TOKENS: usize = CHUNK_PAGES * PAGE_TOKENS;
+/// Bytes that memory gives together.
+const LINE_BYTES: usize = 64;
 
 mod limits {
     /// Below this many products a second thread costs more than it saves.
@@ -172,28 +174,30 @@ impl<'a, E: KvElement> Attention<'a, E> {
     /// Threads share the chunks of all sequences; what they find is merged at the end.
     fn decode(self, pool: &Pool, out: &mut [f32]) {
         let shape = self.shape;
-        let chunks = |stretch: &QueryStretch<'_, E>| stretch.first_visible.div_ceil(CHUNK_TOKENS);
         let tiles = self.tiles();
-        let of_tile = |tile: &Tile<'a, E>| {
-            let tile = *tile;
-            (0..chunks(tile.stretch)).map(move |chunk| (tile, chunk))
-        };
-        let items: Vec<(Tile<'_, E>, usize)> = tiles.iter().flat_map(of_tile).collect();
+        let items = items(&tiles, shape);
         let piece_floats = shape.group() * (shape.head_width + 2);
         let mut pieces = vec![0.0; items.len() * piece_floats];
         let work = items.len() * CHUNK_TOKENS * shape.head_width * shape.group();
         if work < limits::PRODUCTS_IN_PARALLEL_MIN {
             let pieces = Disjoint::new(&mut pieces);
-            pool.cpu().run(AttendChunks { attention: self, items: &items, first: 0, pieces });
+            pool.cpu().run(AttendChunks {
+                attention: self,
+                tiles: &tiles,
+                items: &items,
+                first: 0,
+                pieces,
+            });
         } else {
             let pieces = Disjoint::new(&mut pieces);
             pool.run_kernel(|share: Share| {
                 let part = share.part(items.len(), 1);
                 let first = part.start;
-                AttendChunks { attention: self, items: &items[part], first, pieces }
+                let (tiles, items) = (&tiles, &items[part]);
+                AttendChunks { attention: self, tiles, items, first, pieces }
             });
         }
-        pool.cpu().run(MergePieces { shape, items: &items, pieces: &pieces, out });
+        pool.cpu().run(MergePieces { shape, tiles: &tiles, items: &items, pieces: &pieces, out });
     }
 }
 
@@ -217,7 +221,7 @@ impl<E: KvElement> Kernel for AttendTiles<'_, E> {
             let mut sums = vec![0.0; queries * shape.head_width];
             let most = tile.visible(shape, queries - 1);
             for chunk in 0..most.div_ceil(CHUNK_TOKENS) {
-                let pieces = scratch.attend_chunk(simd, shape, tile, chunk);
+                let pieces = scratch.attend_chunk(simd, shape, tile, chunk, None);
                 let sums = sums.chunks_exact_mut(shape.head_width);
                 let found = pieces.iter().zip(scratch.sums.chunks_exact(shape.head_width));
                 for ((state, sums), (piece, found)) in states.iter_mut().zip(sums).zip(found) {
@@ -234,10 +238,31 @@ impl<E: KvElement> Kernel for AttendTiles<'_, E> {
     }
 }
 
+/// A chunk of a tile's keys and values.
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    tile: usize,
+    chunk: usize,
+}
+
+/// All chunks, the heads of one together, as they lie in memory.
+fn items<E>(tiles: &[Tile<'_, E>], shape: AttentionShape) -> Vec<Item> {
+    let mut items = Vec::new();
+    for (stretch, heads) in tiles.chunks(shape.kv_heads).enumerate() {
+        let visible = heads.first().map_or(0, |tile| tile.stretch.first_visible);
+        for chunk in 0..visible.div_ceil(CHUNK_TOKENS) {
+            let first = stretch * shape.kv_heads;
+            items.extend((first..first + heads.len()).map(|tile| Item { tile, chunk }));
+        }
+    }
+    items
+}
+
 /// Items from the `first` of all on; the piece of each goes to its place.
 struct AttendChunks<'a, E> {
     attention: Attention<'a, E>,
-    items: &'a [(Tile<'a, E>, usize)],
+    tiles: &'a [Tile<'a, E>],
+    items: &'a [Item],
     first: usize,
     pieces: Disjoint<'a, f32>,
 }
@@ -250,9 +275,12 @@ impl<E: KvElement> Kernel for AttendChunks<'_, E> {
         let shape = self.attention.shape;
         let piece_floats = shape.group() * (shape.head_width + 2);
         let mut scratch = Scratch::default();
-        for (index, (tile, chunk)) in self.items.iter().enumerate() {
+        for (index, Item { tile, chunk }) in self.items.iter().enumerate() {
+            let tile = &self.tiles[*tile];
             scratch.load(simd, &self.attention, tile);
-            let found = scratch.attend_chunk(simd, shape, tile, *chunk);
+            let next = self.items.get(index + 1);
+            let next = next.map(|next| Ahead::new(&self.tiles[next.tile], next.chunk));
+            let found = scratch.attend_chunk(simd, shape, tile, *chunk, next);
             let at = (self.first + index) * piece_floats;
             // SAFETY: items have different places.
             let piece = unsafe { self.pieces.part(at..at + piece_floats) };
@@ -266,10 +294,11 @@ impl<E: KvElement> Kernel for AttendChunks<'_, E> {
     }
 }
 
-/// Merges pieces in the order of their chunks.
+/// Merges the pieces of each tile in the order of their chunks.
 struct MergePieces<'a, E> {
     shape: AttentionShape,
-    items: &'a [(Tile<'a, E>, usize)],
+    tiles: &'a [Tile<'a, E>],
+    items: &'a [Item],
     pieces: &'a [f32],
     out: &'a mut [f32],
 }
@@ -279,27 +308,23 @@ impl<E: KvElement> Kernel for MergePieces<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let (shape, width) = (self.shape, self.shape.head_width);
-        let mut sums = vec![0.0; shape.group() * width];
-        let mut states = vec![State::START; shape.group()];
-        let pieces = self.pieces.chunks_exact(shape.group() * (width + 2));
-        for (index, ((tile, chunk), piece)) in self.items.iter().zip(pieces).enumerate() {
-            if *chunk == 0 {
-                states.fill(State::START);
-                sums.fill(0.0);
-            }
-            let heads = states.iter_mut().zip(sums.chunks_exact_mut(width));
-            for ((state, sums), piece) in heads.zip(piece.chunks_exact(width + 2)) {
+        let (group, width) = (self.shape.group(), self.shape.head_width);
+        let mut sums = vec![0.0; self.tiles.len() * group * width];
+        let mut states = vec![State::START; self.tiles.len() * group];
+        let pieces = self.pieces.chunks_exact(group * (width + 2));
+        for (Item { tile, .. }, piece) in self.items.iter().zip(pieces) {
+            let first = tile * group;
+            let sums = sums[first * width..].chunks_exact_mut(width);
+            for ((state, sums), piece) in
+                states[first..].iter_mut().zip(sums).zip(piece.chunks_exact(width + 2))
+            {
                 let found = State { highest: piece[width], total: piece[width + 1] };
                 state.merge(simd, sums, found, &piece[..width]);
             }
-            if self.items.get(index + 1).is_none_or(|(_, chunk)| *chunk == 0) {
-                for (head, state) in states.iter().enumerate() {
-                    let at = tile.place(shape, head);
-                    let out = &mut self.out[at..at + width];
-                    state.finish(&sums[head * width..][..width], out);
-                }
-            }
+        }
+        for (index, (state, sums)) in states.iter().zip(sums.chunks_exact(width)).enumerate() {
+            let at = self.tiles[index / group].place(self.shape, index % group);
+            state.finish(sums, &mut self.out[at..at + width]);
         }
     }
 }
@@ -382,6 +407,7 @@ impl Scratch {
         shape: AttentionShape,
         tile: &Tile<'_, E>,
         chunk: usize,
+        mut next: Option<Ahead<'_, E>>,
     ) -> Vec<State> {
         let width = shape.head_width;
         let first = chunk * CHUNK_TOKENS;
@@ -403,6 +429,7 @@ impl Scratch {
                 shape,
                 kv_head: tile.kv_head,
                 pages,
+                next: next.take(),
                 seen: seen(index),
                 queries: &self.queries[range.start * width..range.end * width],
                 scores: &mut self.scores[range.start * CHUNK_TOKENS..range.end * CHUNK_TOKENS],
@@ -427,6 +454,7 @@ struct Piece<'a, E> {
     shape: AttentionShape,
     kv_head: usize,
     pages: &'a [KvPage<'a, E>],
+    next: Option<Ahead<'a, E>>,
     seen: usize,
     queries: &'a [f32],
     scores: &'a mut [f32],
@@ -467,7 +495,8 @@ impl<E: KvElement> Piece<'_, E> {
         let queries: [&[f32]; Q] = std::array::from_fn(|q| &self.queries[q * width..][..width]);
         for (index, page) in self.pages.iter().take(self.seen.div_ceil(PAGE_TOKENS)).enumerate() {
             let mut sums = [[simd.splat(0.0); VECTORS]; Q];
-            accumulate(simd, queries, &page.keys[head.clone()], PAGE_TOKENS, &mut sums);
+            let next = self.next.and_then(|next| next.keys(self.shape, index));
+            accumulate(simd, queries, &page.keys[head.clone()], next, PAGE_TOKENS, &mut sums);
             for (q, sums) in sums.into_iter().enumerate() {
                 let scores = &mut self.scores[q * CHUNK_TOKENS + index * PAGE_TOKENS..];
                 store_all(simd, sums, scores);
@@ -488,7 +517,9 @@ impl<E: KvElement> Piece<'_, E> {
             let weights: [&[f32]; Q] =
                 std::array::from_fn(|q| &self.scores[q * CHUNK_TOKENS..][tokens.clone()]);
             let values = &page.values[self.kv_head * width + at..];
-            accumulate(simd, weights, values, kv_width, &mut sums);
+            let next = self.next.and_then(|next| next.values(self.shape, index));
+            let next = next.map(|values| &values[at..]);
+            accumulate(simd, weights, values, next, kv_width, &mut sums);
         }
         for (q, sums) in sums.into_iter().enumerate() {
             store_all(simd, sums, &mut self.sums[q * width + at..]);
@@ -511,18 +542,62 @@ impl<E: KvElement> Piece<'_, E> {
     }
 }
 
-/// `sums[q] += Σₖ factors[q][k] · rows[k · stride ..]`, in the order of k.
+/// What is read after a piece, and is asked for meanwhile: it lies in stretches too short for a
+/// processor to foresee the next one.
+#[derive(Debug)]
+struct Ahead<'a, E> {
+    kv_head: usize,
+    pages: &'a [KvPage<'a, E>],
+}
+
+impl<E> Clone for Ahead<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for Ahead<'_, E> {}
+
+impl<'a, E> Ahead<'a, E> {
+    fn new(tile: &Tile<'a, E>, chunk: usize) -> Self {
+        Self { kv_head: tile.kv_head, pages: &tile.stretch.pages[chunk * CHUNK_PAGES..] }
+    }
+
+    /// The head's keys in a page.
+    #[inline(always)]
+    fn keys(self, shape: AttentionShape, page: usize) -> Option<&'a [E]> {
+        let first = self.kv_head * shape.head_width * PAGE_TOKENS;
+        self.pages.get(page).map(|page| &page.keys[first..])
+    }
+
+    /// From the head's first value in a page on.
+    #[inline(always)]
+    fn values(self, shape: AttentionShape, page: usize) -> Option<&'a [E]> {
+        self.pages.get(page).map(|page| &page.values[self.kv_head * shape.head_width..])
+    }
+}
+
+/// `sums[q] += Σₖ factors[q][k] · rows[k · stride ..]`, in the order of k. Asks for the same rows of
+/// `next`.
 #[inline(always)]
 fn accumulate<S: Simd, E: KvElement, const Q: usize, const N: usize>(
     simd: S,
     factors: [&[f32]; Q],
     rows: &[E],
+    next: Option<&[E]>,
     stride: usize,
     sums: &mut [[S::Floats; N]; Q],
 ) {
     let count = factors[0].len();
     let factors = factors.map(|factors| &factors[..count]);
     for k in 0..count {
+        if let Some(next) = next {
+            for at in (0..N * LANES).step_by(LINE_BYTES / size_of::<E>()) {
+                if let Some(number) = next.get(k * stride + at) {
+                    simd.prefetch(number);
+                }
+            }
+        }
         let row = rows[k * stride..k * stride + N * LANES].as_chunks::<LANES>().0;
         let mut vectors = [simd.splat(0.0); N];
         for n in 0..N {

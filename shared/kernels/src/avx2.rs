@@ -147,6 +147,11 @@ impl<P: CodeProducts> Simd for Avx<P> {
     type Bytes = __m256i;
 
     #[inline(always)]
+    fn prefetch<T>(self, value: &T) {
+        avx2!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()));
+    }
+
+    #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
         avx2!(_mm256_set1_ps(value))
     }

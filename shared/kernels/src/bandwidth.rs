@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use crate::arena::Arena;
 use crate::disjoint::Disjoint;
 use crate::pool::Pool;
 
@@ -15,12 +16,12 @@ mod limits {
 
 /// Bytes a second that all threads of `pool` read from memory together.
 pub fn read_bandwidth(pool: &Pool) -> f64 {
-    let words = vec![1_u64; limits::WORDS];
+    let words = Arena::large().filled(limits::WORDS, 1_u64);
     let mut sums = vec![0; pool.threads()];
     let fastest = (0..limits::READINGS).map(|_| read_once(pool, &words, &mut sums));
     let seconds = fastest.fold(f64::INFINITY, f64::min);
     #[expect(clippy::cast_precision_loss, reason = "a size far below 2^52")]
-    let bytes = size_of_val(words.as_slice()) as f64;
+    let bytes = size_of_val(&*words) as f64;
     bytes / seconds
 }
 

@@ -13,21 +13,23 @@
 //! |---|---|
 //! | find an instruction set, or add one | `cpu`, `simd`, `portable`, `avx2`, `avx512` |
 //! | run on threads | `pool`, `disjoint` |
+//! | keep weights, or keys and values | `arena` |
 //! | multiply | `packed`, `panel`, `quantise`, `multiply` |
 //! | attend | `attention` |
 //! | know what a format's bytes mean | `blocks` |
 //!
-//! **Unsafe code** is of three kinds: vector instructions, behind a value that proves the machine
-//! has them (`avx2`, `avx512`); outputs that threads share by promise (`disjoint`); and a closure lent to
-//! the threads of a pool (`pool`).
+//! **Unsafe code** is of four kinds: vector instructions, behind a value that proves the machine
+//! has them (`avx2`, `avx512`); outputs that threads share by promise (`disjoint`); a closure lent to
+//! the threads of a pool (`pool`); and memory in large pages (`arena`).
 //!
 //! Shapes that do not fit are a caller's mistake and panic at once.
 
-#![allow(unsafe_code, reason = "vector instructions, and outputs that threads share")]
+#![allow(unsafe_code, reason = "vector instructions, outputs that threads share, large pages")]
 #![allow(clippy::needless_range_loop, reason = "arrays of registers are counted through")]
 #![allow(clippy::inline_always, reason = "hot code takes its caller's instruction set")]
 
 mod activation;
+mod arena;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -58,6 +60,7 @@ mod simd;
 mod weights;
 
 pub use activation::swiglu;
+pub use arena::{Arena, ArenaSlice};
 pub use attention::{AttentionShape, KvPage, PAGE_TOKENS, QueryStretch, paged_attention};
 pub use bandwidth::read_bandwidth;
 pub use bias::add_bias;

@@ -4,6 +4,7 @@
 
 use std::mem::MaybeUninit;
 
+use crate::arena::{Arena, ArenaSlice};
 use crate::blocks::WeightFormat;
 use crate::disjoint::Disjoint;
 use crate::panel::{
@@ -26,42 +27,48 @@ pub struct PackedMatrix {
 /// Panels one after another; in each, block after block.
 #[derive(Debug)]
 pub(crate) enum Panels {
-    Singles(Vec<Singles>),
-    HalfFloats(Vec<HalfFloats>),
-    Bfloats(Vec<Bfloats>),
-    FourBit(Vec<FourBit>),
-    FourBitOffset(Vec<FourBitOffset>),
-    FiveBit(Vec<FiveBit>),
-    FiveBitOffset(Vec<FiveBitOffset>),
-    EightBit(Vec<EightBit>),
-    FourBitTwoLevel(Vec<FourBitTwoLevel>),
-    FiveBitTwoLevel(Vec<FiveBitTwoLevel>),
-    SixBitTwoLevel(Vec<SixBitTwoLevel>),
+    Singles(ArenaSlice<Singles>),
+    HalfFloats(ArenaSlice<HalfFloats>),
+    Bfloats(ArenaSlice<Bfloats>),
+    FourBit(ArenaSlice<FourBit>),
+    FourBitOffset(ArenaSlice<FourBitOffset>),
+    FiveBit(ArenaSlice<FiveBit>),
+    FiveBitOffset(ArenaSlice<FiveBitOffset>),
+    EightBit(ArenaSlice<EightBit>),
+    FourBitTwoLevel(ArenaSlice<FourBitTwoLevel>),
+    FiveBitTwoLevel(ArenaSlice<FiveBitTwoLevel>),
+    SixBitTwoLevel(ArenaSlice<SixBitTwoLevel>),
 }
 
 impl PackedMatrix {
     /// Packs the blocks in `bytes`, `[outputs, width / format.block_weights()]`, on all threads of
-    /// `pool`.
+    /// `pool`, into `arena`.
     ///
     /// # Panics
     /// If a row is no whole number of blocks, or the last row is incomplete.
-    pub fn pack(pool: &Pool, format: WeightFormat, bytes: &[u8], width: usize) -> Self {
+    pub fn pack(
+        pool: &Pool,
+        arena: &mut Arena,
+        format: WeightFormat,
+        bytes: &[u8],
+        width: usize,
+    ) -> Self {
         let row_bytes = format.bytes_of(width).unwrap_or(0);
         assert!(row_bytes > 0, "a row is no whole number of blocks");
         assert!(bytes.len().is_multiple_of(row_bytes), "the last row is incomplete");
         let source = Source { pool, bytes, row_bytes };
         let panels = match format {
-            WeightFormat::F32 => Panels::Singles(source.plain()),
-            WeightFormat::F16 => Panels::HalfFloats(source.plain()),
-            WeightFormat::Bf16 => Panels::Bfloats(source.plain()),
-            WeightFormat::Q4_0 => Panels::FourBit(source.blocks()),
-            WeightFormat::Q4_1 => Panels::FourBitOffset(source.blocks()),
-            WeightFormat::Q5_0 => Panels::FiveBit(source.blocks()),
-            WeightFormat::Q5_1 => Panels::FiveBitOffset(source.blocks()),
-            WeightFormat::Q8_0 => Panels::EightBit(source.blocks()),
-            WeightFormat::Q4K => Panels::FourBitTwoLevel(source.blocks()),
-            WeightFormat::Q5K => Panels::FiveBitTwoLevel(source.blocks()),
-            WeightFormat::Q6K => Panels::SixBitTwoLevel(source.blocks()),
+            WeightFormat::F32 => Panels::Singles(source.plain(arena)),
+            WeightFormat::F16 => Panels::HalfFloats(source.plain(arena)),
+            WeightFormat::Bf16 => Panels::Bfloats(source.plain(arena)),
+            WeightFormat::Q4_0 => Panels::FourBit(source.blocks(arena)),
+            WeightFormat::Q4_1 => Panels::FourBitOffset(source.blocks(arena)),
+            WeightFormat::Q5_0 => Panels::FiveBit(source.blocks(arena)),
+            WeightFormat::Q5_1 => Panels::FiveBitOffset(source.blocks(arena)),
+            WeightFormat::Q8_0 => Panels::EightBit(source.blocks(arena)),
+            WeightFormat::Q4K => Panels::FourBitTwoLevel(source.blocks(arena)),
+            WeightFormat::Q5K => Panels::FiveBitTwoLevel(source.blocks(arena)),
+            WeightFormat::Q6K => Panels::SixBitTwoLevel(source.blocks(arena)),
         };
         Self { outputs: bytes.len() / row_bytes, width, panels }
     }
@@ -178,25 +185,25 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn blocks<B: PanelBlock>(&self) -> Vec<B> {
-        self.pack(B::FORMAT.block_bytes(), B::pack)
+    fn blocks<B: PanelBlock>(&self, arena: &mut Arena) -> ArenaSlice<B> {
+        self.pack(arena, B::FORMAT.block_bytes(), B::pack)
     }
 
-    fn plain<W: PlainWeights>(&self) -> Vec<W> {
-        self.pack(W::BYTES, W::pack)
+    fn plain<W: PlainWeights>(&self, arena: &mut Arena) -> ArenaSlice<W> {
+        self.pack(arena, W::BYTES, W::pack)
     }
 
     /// One `T` for each panel and each `block_bytes` of its rows.
-    fn pack<T: Send + Sync>(
+    fn pack<T: Copy + Send + Sync>(
         &self,
+        arena: &mut Arena,
         block_bytes: usize,
         pack: impl Fn([&[u8]; PANEL]) -> T + Sync,
-    ) -> Vec<T> {
+    ) -> ArenaSlice<T> {
         let outputs = self.bytes.len() / self.row_bytes;
         let (panels, blocks) = (outputs.div_ceil(PANEL), self.row_bytes / block_bytes);
-        let mut packed: Vec<T> = Vec::with_capacity(panels * blocks);
-        let room: Disjoint<'_, MaybeUninit<T>> =
-            Disjoint::new(&mut packed.spare_capacity_mut()[..panels * blocks]);
+        let mut packed: ArenaSlice<MaybeUninit<T>> = arena.take(panels * blocks);
+        let room = Disjoint::new(&mut packed);
         self.pool.run(&|share| {
             for panel in share.part(panels, 1) {
                 // SAFETY: shares do not overlap, so panels do not.
@@ -208,8 +215,7 @@ impl Source<'_> {
             }
         });
         // SAFETY: the shares cover all panels, and each panel's blocks were just written.
-        unsafe { packed.set_len(panels * blocks) };
-        packed
+        unsafe { packed.assume_init() }
     }
 
     fn block(&self, output: usize, block: usize, block_bytes: usize) -> &[u8] {

@@ -28,7 +28,7 @@ pub(crate) const PANEL: usize = LANES;
 pub(crate) type Halves = [u16; PANEL];
 
 /// The same block of 8 outputs, packed.
-pub(crate) trait PanelBlock: Sized + Send + Sync {
+pub(crate) trait PanelBlock: Copy + Send + Sync {
     /// What the file holds.
     const FORMAT: WeightFormat;
     /// Pieces of 32 weights for each output.

@@ -40,6 +40,9 @@ impl Simd for Portable {
     type Bytes = [u8; 32];
 
     #[inline(always)]
+    fn prefetch<T>(self, _: &T) {}
+
+    #[inline(always)]
     fn splat(self, value: f32) -> Floats {
         [value; LANES]
     }

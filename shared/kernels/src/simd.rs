@@ -19,6 +19,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// 32 integers of 8 bits.
     type Bytes: Copy;
 
+    /// Asks for the cache line of a value that is read before long. Changes no result.
+    fn prefetch<T>(self, value: &T);
+
     /// The same value in each lane.
     fn splat(self, value: f32) -> Self::Floats;
     fn load(self, from: &[f32; LANES]) -> Self::Floats;

@@ -6,8 +6,8 @@
 //! the rows beside it nor on how its prefix was chunked. Knows no file form.
 
 use relay_kernels::{
-    Inputs, KvElement, KvPage, PackedMatrix, Pool, Product, QuantisedRows, QueryStretch, add_bias,
-    multiply, paged_attention, rms_norm, rotate_halves, rotate_interleaved, swiglu,
+    Arena, Inputs, KvElement, KvPage, PackedMatrix, Pool, Product, QuantisedRows, QueryStretch,
+    add_bias, multiply, paged_attention, rms_norm, rotate_halves, rotate_interleaved, swiglu,
 };
 
 use crate::architecture::{self, TensorReader};
@@ -62,6 +62,7 @@ fn products<const N: usize>(
 struct Packer<'a> {
     source: &'a dyn TensorSource,
     pool: &'a Pool,
+    arena: Arena,
     bytes: usize,
 }
 
@@ -82,9 +83,9 @@ impl TensorReader for Packer<'_> {
     }
 
     fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<PackedMatrix, ModelError> {
-        let matrix = self.source.matrix(role, &shape)?;
-        let packed = matrix.pack(self.pool, shape[1]);
-        matrix.release();
+        let stored = self.source.matrix(role, &shape)?;
+        let packed = stored.pack(self.pool, &mut self.arena, shape[1]);
+        stored.release();
         self.bytes += packed.bytes();
         Ok(packed)
     }
@@ -119,7 +120,7 @@ impl Transformer {
         kv_precision: KvPrecision,
         pool: Pool,
     ) -> Result<Self, ModelError> {
-        let mut packer = Packer { source, pool: &pool, bytes: 0 };
+        let mut packer = Packer { source, pool: &pool, arena: Arena::large(), bytes: 0 };
         let weights = ModelWeights::read(&mut packer, &config)?;
         let weight_bytes = packer.bytes;
         let frequencies = config.rotary.frequencies();

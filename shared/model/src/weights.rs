@@ -4,7 +4,7 @@
 //! what it is for.
 
 use rayon::prelude::*;
-use relay_kernels::{PackedMatrix, Pool, WeightFormat, Weights};
+use relay_kernels::{Arena, PackedMatrix, Pool, WeightFormat, Weights};
 
 use crate::mapped_file::FileBytes;
 
@@ -43,9 +43,9 @@ impl Matrix {
         }
     }
 
-    /// Repacked for the kernels; rows have `width` weights.
-    pub(crate) fn pack(&self, pool: &Pool, width: usize) -> PackedMatrix {
-        PackedMatrix::pack(pool, self.format, &self.bytes, width)
+    /// Repacked for the kernels, into `arena`; rows have `width` weights.
+    pub(crate) fn pack(&self, pool: &Pool, arena: &mut Arena, width: usize) -> PackedMatrix {
+        PackedMatrix::pack(pool, arena, self.format, &self.bytes, width)
     }
 
     fn view(&self) -> Weights<'_> {
@@ -109,7 +109,7 @@ mod tests {
         let halves = matrix(WeightFormat::F16, vec![0, 0x3C, 0, 0x40, 0, 0x38, 0, 0xC0]);
         assert_eq!(halves.values(), [1.0, 2.0, 0.5, -2.0]);
         assert_eq!(halves.bytes(), 8);
-        let packed = halves.pack(&Pool::new(Cpu::best(), 1), 2);
+        let packed = halves.pack(&Pool::new(Cpu::best(), 1), &mut Arena::growing(), 2);
         let (mut row, mut packed_row) = ([9.0; 2], [9.0; 2]);
         halves.row(1, &mut row);
         packed.row(1, &mut packed_row);

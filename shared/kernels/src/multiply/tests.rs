@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::arena::Arena;
 use crate::blocks::{WeightFormat, expand};
 use crate::cpu::Cpu;
 
@@ -90,7 +91,13 @@ impl Case {
         let pool = Pool::new(cpu, threads);
         let values = &self.inputs[rows.start * self.width..rows.end * self.width];
         let mut codes = QuantisedRows::new();
-        let matrix = PackedMatrix::pack(&pool, self.format, &self.weights, self.width);
+        let matrix = PackedMatrix::pack(
+            &pool,
+            &mut Arena::growing(),
+            self.format,
+            &self.weights,
+            self.width,
+        );
         assert_eq!((matrix.outputs(), matrix.width()), (self.outputs, self.width));
         if matrix.takes_codes() {
             codes.fill(&pool, values, self.width);
@@ -208,8 +215,13 @@ fn extreme_codes_do_not_saturate() {
 fn a_row_is_read_back_as_the_format_defines_it() {
     for format in WeightFormat::ALL {
         let case = Case::new(format, [1, 11, 2], 3);
-        let matrix =
-            PackedMatrix::pack(&Pool::new(Cpu::best(), 1), format, &case.weights, case.width);
+        let matrix = PackedMatrix::pack(
+            &Pool::new(Cpu::best(), 1),
+            &mut Arena::growing(),
+            format,
+            &case.weights,
+            case.width,
+        );
         let mut values = vec![0.0; 11 * case.width];
         expand(format, &case.weights, &mut values);
         let mut row = vec![f32::NAN; case.width];
@@ -224,8 +236,13 @@ fn a_row_is_read_back_as_the_format_defines_it() {
 fn packed_weights_are_hardly_larger_than_the_file() {
     for format in WeightFormat::ALL {
         let case = Case::new(format, [1, 16, 2], 1);
-        let matrix =
-            PackedMatrix::pack(&Pool::new(Cpu::best(), 1), format, &case.weights, case.width);
+        let matrix = PackedMatrix::pack(
+            &Pool::new(Cpu::best(), 1),
+            &mut Arena::growing(),
+            format,
+            &case.weights,
+            case.width,
+        );
         assert!(matrix.bytes() * 100 <= case.weights.len() * 103, "{format:?}");
     }
 }
@@ -236,7 +253,8 @@ fn the_size_of_a_packed_matrix_is_known_before_it_is_packed() {
         for outputs in [1, 8, 11] {
             let case = Case::new(format, [1, outputs, 2], 1);
             let pool = Pool::new(Cpu::best(), 1);
-            let matrix = PackedMatrix::pack(&pool, format, &case.weights, case.width);
+            let matrix =
+                PackedMatrix::pack(&pool, &mut Arena::growing(), format, &case.weights, case.width);
             let known = PackedMatrix::bytes_of(format, outputs, case.width);
             assert_eq!(known, Some(matrix.bytes()), "{format:?} {outputs}");
         }
@@ -251,7 +269,9 @@ fn several_matrices_share_a_call() {
     let mut second = Case::new(WeightFormat::F16, [3, 5, 256], 6);
     second.inputs.clone_from(&first.inputs);
     let pool = Pool::new(Cpu::best(), 2);
-    let pack = |case: &Case| PackedMatrix::pack(&pool, case.format, &case.weights, 256);
+    let pack = |case: &Case| {
+        PackedMatrix::pack(&pool, &mut Arena::growing(), case.format, &case.weights, 256)
+    };
     let (a, b) = (pack(&first), pack(&second));
     let mut codes = QuantisedRows::new();
     codes.fill(&pool, &first.inputs, 256);
@@ -269,7 +289,7 @@ fn several_matrices_share_a_call() {
 fn refuses_an_output_of_another_shape() {
     let case = Case::new(WeightFormat::F32, [2, 3, 4], 1);
     let pool = Pool::new(Cpu::best(), 1);
-    let matrix = PackedMatrix::pack(&pool, case.format, &case.weights, 4);
+    let matrix = PackedMatrix::pack(&pool, &mut Arena::growing(), case.format, &case.weights, 4);
     let inputs = Inputs { values: &case.inputs, codes: &QuantisedRows::new() };
     multiply(&pool, inputs, &mut [Product { matrix: &matrix, out: &mut [0.0; 5] }]);
 }

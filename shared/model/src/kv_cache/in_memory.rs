@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use relay_kernels::{KvElement, KvPage};
+use relay_kernels::{Arena, ArenaSlice, KvElement, KvPage};
 
 use super::{KvShape, PAGE_TOKENS};
 
@@ -12,22 +12,38 @@ use super::{KvShape, PAGE_TOKENS};
 const KEYS_TOGETHER: usize = 64;
 
 /// The pages of one sequence, in order.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct MemoryPages<E> {
     shape: KvShape,
     pages: Vec<Arc<Page<E>>>,
+    /// Where new pages come from.
+    arena: Arena,
+}
+
+impl<E> Clone for MemoryPages<E> {
+    /// Shares the pages, not where new ones come from: one sequence must not keep the other's
+    /// memory.
+    fn clone(&self) -> Self {
+        Self { shape: self.shape, pages: self.pages.clone(), arena: Arena::growing() }
+    }
 }
 
 /// All layers of [`PAGE_TOKENS`] tokens: for each, keys `[width, PAGE_TOKENS]`, then values
 /// `[PAGE_TOKENS, width]`.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Page<E> {
-    numbers: Vec<E>,
+    numbers: ArenaSlice<E>,
+}
+
+impl<E: Copy> Clone for Page<E> {
+    fn clone(&self) -> Self {
+        Self { numbers: self.numbers.clone() }
+    }
 }
 
 impl<E: KvElement> MemoryPages<E> {
     pub(super) fn new(shape: KvShape) -> Self {
-        Self { shape, pages: Vec::new() }
+        Self { shape, pages: Vec::new(), arena: Arena::growing() }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -40,8 +56,8 @@ impl<E: KvElement> MemoryPages<E> {
 
     /// Makes every page from `first_page` to `pages` present and this sequence's own.
     pub(super) fn make_writable(&mut self, first_page: usize, pages: usize) {
-        let shape = self.shape;
-        self.pages.resize_with(pages, || Arc::new(Page::zeroed(shape)));
+        let (shape, arena) = (self.shape, &mut self.arena);
+        self.pages.resize_with(pages, || Arc::new(Page::zeroed(arena, shape)));
         for page in self.pages.iter_mut().skip(first_page) {
             Arc::make_mut(page);
         }
@@ -96,8 +112,9 @@ impl<E: KvElement> MemoryPages<E> {
 }
 
 impl<E: KvElement> Page<E> {
-    fn zeroed(shape: KvShape) -> Self {
-        Self { numbers: vec![E::default(); shape.layers * 2 * PAGE_TOKENS * shape.width] }
+    fn zeroed(arena: &mut Arena, shape: KvShape) -> Self {
+        let len = shape.layers * 2 * PAGE_TOKENS * shape.width;
+        Self { numbers: arena.filled(len, E::default()) }
     }
 
     fn layer(&self, shape: KvShape, layer: usize) -> KvPage<'_, E> {
