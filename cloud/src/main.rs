@@ -13,7 +13,7 @@ use relay_chassis::pki::{self, IssueOptions, Usage};
 use relay_chassis::shutdown::Shutdown;
 use relay_chassis::{listen, settings, telemetry};
 use relay_cloud::CloudSettings;
-use relay_model::{DeviceChoice, LoadOptions, ModelSource, TINY_LLM};
+use relay_model::{DeviceChoice, LoadOptions, LoadProgress, ModelSource, TINY_LLM};
 use serde::Serialize;
 
 const EXIT_FAULT: u8 = 1;
@@ -265,7 +265,13 @@ fn load_options(settings: &CloudSettings) -> LoadOptions {
         device_precision: settings.device_precision,
         kv_precision: settings.kv_precision,
         threads: settings.threads.map(NonZero::get),
+        progress: Some(tell_progress),
     }
+}
+
+/// Of a load that takes long.
+fn tell_progress(LoadProgress { bytes, all_bytes }: LoadProgress) {
+    tracing::info!(bytes, all_bytes, "loading the model");
 }
 
 async fn say_ready(health: Health) {

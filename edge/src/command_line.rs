@@ -52,7 +52,7 @@ pub(crate) enum Model {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  relay-edge model show slm.gguf
+  relay-edge model show slm.gguf --checksum
   relay-edge model show folder-of-a-model --context 4096 --kv-precision f32 --json")]
 pub(crate) struct Show {
     /// A GGUF file, a folder with config.json and safetensors, or `embedded`.
@@ -63,6 +63,9 @@ pub(crate) struct Show {
     /// Tokens of context to make room for. [default: all that the model attends to]
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<usize>,
+    /// Read the whole file, or every file of a folder, and print its SHA-256.
+    #[arg(long)]
+    pub(crate) checksum: bool,
     /// What keys and values are kept as: f16 or f32, as in the settings.
     #[arg(long, value_name = "PRECISION", default_value_t, value_parser = kv_precision)]
     pub(crate) kv_precision: KvPrecision,

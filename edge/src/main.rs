@@ -27,7 +27,7 @@ use relay_chassis::{listen, probes, settings};
 use relay_edge::config::ENV_PREFIX;
 use relay_edge::metrics::Metrics;
 use relay_edge::{EdgeError, EdgeSettings, Question, Report, Session};
-use relay_model::{LoadOptions, ModelSource, TINY_SLM, load};
+use relay_model::{LoadOptions, LoadProgress, ModelSource, TINY_SLM, load};
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use chat::{chat, stops_on_signals};
@@ -164,9 +164,15 @@ fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Sess
         device_precision: settings.device_precision,
         kv_precision: settings.kv_precision,
         threads: settings.threads.map(NonZero::get),
+        progress: Some(tell_progress),
     };
     let model = load(ModelSource::named(&settings.model, &TINY_SLM), &options)?;
     Ok(Session::new(settings, model, metrics)?.begun_at(local_now()))
+}
+
+/// Of a load that takes long.
+fn tell_progress(LoadProgress { bytes, all_bytes }: LoadProgress) {
+    tracing::info!(bytes, all_bytes, "loading the model");
 }
 
 /// Date and time of this place, as templates are told them elsewhere too; UTC where the system does

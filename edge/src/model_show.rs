@@ -8,7 +8,9 @@ use anstyle::Style;
 use anyhow::bail;
 use relay::command::TAGS;
 use relay_edge::EdgeError;
-use relay_model::{LoadOptions, ModelCard, ModelSource, TINY_SLM, inspect};
+use relay_model::{
+    FileChecksum, LoadOptions, ModelCard, ModelSource, TINY_SLM, checksums, inspect,
+};
 use serde::Serialize;
 
 use crate::command_line::Show;
@@ -25,6 +27,8 @@ struct Shown<'a> {
     #[serde(flatten)]
     card: &'a ModelCard,
     fit: Fit,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    checksums: &'a [FileChecksum],
 }
 
 /// Prints what a model is.
@@ -32,7 +36,9 @@ pub(crate) fn show_model(show: &Show) -> anyhow::Result<()> {
     let plain_texts = TAGS.map(str::to_owned).to_vec();
     let kv_precision = show.kv_precision;
     let options = LoadOptions { plain_texts, kv_precision, ..LoadOptions::default() };
-    let card = inspect(ModelSource::named(&show.path, &TINY_SLM), &options)?;
+    let source = ModelSource::named(&show.path, &TINY_SLM);
+    let card = inspect(source.clone(), &options)?;
+    let checksums = if show.checksum { checksums(source)? } else { Vec::new() };
     let context_tokens = show.context.unwrap_or(card.context_tokens);
     if context_tokens == 0 || context_tokens > card.context_tokens {
         bail!(
@@ -43,17 +49,20 @@ pub(crate) fn show_model(show: &Show) -> anyhow::Result<()> {
     }
     let fit = Fit::new(&card, context_tokens, free_bytes());
     let text = if show.json {
-        serde_json::to_string(&Shown { card: &card, fit })? + "\n"
+        serde_json::to_string(&Shown { card: &card, fit, checksums: &checksums })? + "\n"
     } else {
-        table(&card, &fit)
+        table(&card, &fit, &checksums)
     };
     let mut out = anstream::stdout();
     let written = write!(out, "{text}").and_then(|()| out.flush());
     Ok(written.map_err(EdgeError::Output)?)
 }
 
-fn table(card: &ModelCard, fit: &Fit) -> String {
-    let rows = rows(card, fit);
+fn table(card: &ModelCard, fit: &Fit, checksums: &[FileChecksum]) -> String {
+    let mut rows = rows(card, fit);
+    for (index, FileChecksum { file, sha256 }) in checksums.iter().enumerate() {
+        rows.push((if index == 0 { "sha-256" } else { "" }, format!("{sha256}  {file}")));
+    }
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in rows {
@@ -195,7 +204,9 @@ pub(crate) mod tests {
 
     fn plain(card: &ModelCard, free_bytes: u64) -> String {
         let fit = Fit::new(card, card.context_tokens, free_bytes);
-        anstream::adapter::strip_str(&table(card, &fit)).to_string()
+        let sums =
+            ["a", "b"].map(|file| FileChecksum { file: file.into(), sha256: "01".repeat(32) });
+        anstream::adapter::strip_str(&table(card, &fit, &sums)).to_string()
     }
 
     #[test]
@@ -216,6 +227,8 @@ pub(crate) mod tests {
             "keys and values  46.0 kB a token as f16, 377.4 MB for 8192",
             "this machine     fits with 8192 tokens of context: needs 569.1 MB, 18.0 GB free",
             "read             headers and tokenizer; the weights' numbers are checked when it is loaded",
+            &format!("sha-256          {}  a", "01".repeat(32)),
+            &format!("                 {}  b", "01".repeat(32)),
         ];
         let table = plain(&card(91_700_000, 46_080), 18_000_000_000);
         assert_eq!(table.lines().collect::<Vec<_>>(), lines);
@@ -251,7 +264,8 @@ pub(crate) mod tests {
     fn the_object_holds_card_and_fit() {
         let card = card(10, 1);
         let fit = Fit::new(&card, 5, u64::MAX);
-        let shown = serde_json::to_value(Shown { card: &card, fit }).unwrap();
+        let shown = serde_json::to_value(Shown { card: &card, fit, checksums: &[] }).unwrap();
+        assert!(shown.get("checksums").is_none());
         assert_eq!(shown["family"], "qwen3");
         assert_eq!(shown["fit"]["fitting_tokens"], 5);
         assert_eq!(shown["vocabulary"]["end_tokens"][0]["text"], "<|im_end|>");

@@ -25,6 +25,7 @@
 mod architecture;
 mod banned_text;
 mod chat;
+mod checksum;
 mod config;
 mod detokenizer;
 mod device;
@@ -56,6 +57,7 @@ pub mod scripted;
 
 pub use banned_text::{BannedText, TokenMask};
 pub use chat::{ChatOptions, ChatTemplate, ChatText, Json, Message, RenderedChat};
+pub use checksum::{FileChecksum, checksums};
 pub use detokenizer::Detokenizer;
 pub use device::{DeviceChoice, DeviceFault, DevicePrecision, NoSuchDevice};
 pub use embedded::{EMBEDDED, TINY_LLM, TINY_SLM};
@@ -63,7 +65,7 @@ pub use error::ModelError;
 pub use folder_files::{EmbeddedFolder, ModelSource};
 pub use kv_cache::{KvCache, KvPrecision, KvShape, PAGE_TOKENS};
 pub use language_model::{LanguageModel, Logits, LogitsWanted, ModelShape, Row};
-pub use load::{LoadOptions, LoadedModel, ModelIdentity, inspect, load};
+pub use load::{LoadOptions, LoadProgress, LoadedModel, ModelIdentity, inspect, load};
 pub use model_card::{EndToken, ModelCard, TemplateCard, TensorShare, VocabularyCard};
 pub use noise::{NoiseKey, Role};
 pub use sampler::{Sampled, Sampling, entropy_nats, sample, top_log_probabilities};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use relay_kernels::{Cpu, Pool, physical_cores};
 
@@ -20,6 +21,13 @@ use crate::tensors::{TensorRole, TensorSource};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
 
+mod limits {
+    use std::time::Duration;
+
+    /// Time between two reports of a load's progress.
+    pub(super) const TOLD_EVERY: Duration = Duration::from_secs(1);
+}
+
 /// What a caller may decide about a model.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
@@ -34,6 +42,44 @@ pub struct LoadOptions {
     pub kv_precision: KvPrecision,
     /// Threads that compute, one a core at best; as many as there are cores where not given.
     pub threads: Option<usize>,
+    /// Told about every second how far a load has come that takes longer. Where our own kernels
+    /// compute.
+    pub progress: Option<fn(LoadProgress)>,
+}
+
+/// How much of a model is in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of the file's tensors that are packed, or left where they lie.
+    pub bytes: usize,
+    /// Bytes of all of them.
+    pub all_bytes: usize,
+}
+
+/// Tells how far a load has come, from time to time.
+#[derive(Debug)]
+pub(crate) struct LoadWatch {
+    tell: Option<fn(LoadProgress)>,
+    told: Instant,
+    progress: LoadProgress,
+}
+
+impl LoadWatch {
+    fn new(source: &dyn TensorSource, tell: Option<fn(LoadProgress)>) -> Self {
+        let all_bytes = source.views().iter().map(|view| view.bytes.len()).sum();
+        Self { tell, told: Instant::now(), progress: LoadProgress { bytes: 0, all_bytes } }
+    }
+
+    /// `bytes` more of the file are done with.
+    pub(crate) fn advance(&mut self, bytes: usize) {
+        self.progress.bytes += bytes;
+        if let Some(tell) = self.tell
+            && self.told.elapsed() >= limits::TOLD_EVERY
+        {
+            self.told = Instant::now();
+            tell(self.progress);
+        }
+    }
 }
 
 impl LoadOptions {
@@ -114,7 +160,8 @@ pub fn load(
         None => {
             let cpu = Cpu::from_environment().map_err(ModelError::Cpu)?;
             let pool = Pool::new(cpu, options.threads.unwrap_or_else(physical_cores));
-            Box::new(Transformer::read(&*source, config, options.kv_precision, pool)?)
+            let watch = LoadWatch::new(&*source, options.progress);
+            Box::new(Transformer::read(&*source, config, options.kv_precision, pool, watch)?)
         }
         Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),
     };
@@ -215,4 +262,31 @@ fn open_folder(files: FolderFiles, form: &'static str) -> Result<Opened, ModelEr
 fn is_part_of_a_folder(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default();
     path.is_file() && ["json", "safetensors"].iter().any(|part| extension == *part)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+
+    #[test]
+    fn progress_is_told_from_time_to_time_and_counts_every_byte() {
+        let tell = |progress: LoadProgress| {
+            assert_eq!(progress.all_bytes, 90);
+            TOLD.fetch_add(progress.bytes, Ordering::SeqCst);
+        };
+        let progress = LoadProgress { bytes: 0, all_bytes: 90 };
+        let mut watch = LoadWatch { tell: Some(tell), told: Instant::now(), progress };
+        watch.advance(30);
+        assert_eq!(TOLD.load(Ordering::SeqCst), 0);
+        watch.told = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
+        watch.advance(10);
+        watch.advance(50);
+        assert_eq!(TOLD.load(Ordering::SeqCst), 40);
+        assert_eq!(watch.progress.bytes, 90);
+    }
 }

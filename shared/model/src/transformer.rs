@@ -15,6 +15,7 @@ use crate::config::{ModelConfig, RotaryLayout, rotary_angles};
 use crate::error::ModelError;
 use crate::kv_cache::{KvCache, KvPrecision, MemoryPages, PagesInMemory};
 use crate::language_model::{LanguageModel, Logits, ModelShape, Row, check_rows};
+use crate::load::LoadWatch;
 use crate::slab::{self, Stretch, cut_into_slabs};
 use crate::tensors::{TensorRole, TensorSource};
 use crate::weights::Matrix;
@@ -63,6 +64,7 @@ struct Packer<'a> {
     source: &'a dyn TensorSource,
     pool: &'a Pool,
     arena: Arena,
+    watch: LoadWatch,
     bytes: usize,
 }
 
@@ -79,6 +81,7 @@ impl TensorReader for Packer<'_> {
         let table = self.source.matrix(role, &shape)?;
         table.release();
         self.bytes += table.bytes();
+        self.watch.advance(table.bytes());
         Ok(table)
     }
 
@@ -87,6 +90,7 @@ impl TensorReader for Packer<'_> {
         let packed = stored.pack(self.pool, &mut self.arena, shape[1]);
         stored.release();
         self.bytes += packed.bytes();
+        self.watch.advance(stored.bytes());
         Ok(packed)
     }
 
@@ -119,8 +123,9 @@ impl Transformer {
         config: ModelConfig,
         kv_precision: KvPrecision,
         pool: Pool,
+        watch: LoadWatch,
     ) -> Result<Self, ModelError> {
-        let mut packer = Packer { source, pool: &pool, arena: Arena::large(), bytes: 0 };
+        let mut packer = Packer { source, pool: &pool, arena: Arena::large(), watch, bytes: 0 };
         let weights = ModelWeights::read(&mut packer, &config)?;
         let weight_bytes = packer.bytes;
         let frequencies = config.rotary.frequencies();
