@@ -73,6 +73,8 @@ struct Report {
     batch: usize,
     context_tokens: usize,
     load_ms: f64,
+    /// From the start of the program to the logits behind a short prompt.
+    first_token_ms: f64,
     prefill_tps: f64,
     decode_tps: f64,
     weight_bytes: usize,
@@ -95,10 +97,10 @@ struct Comparison {
     decode_ratio: f64,
 }
 
-/// Measures and prints.
-pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
+/// Measures and prints; the program began at `started`.
+pub(crate) fn measure(options: &Options, started: Instant) -> anyhow::Result<()> {
     check(options)?;
-    let report = run(options)?;
+    let report = run(options, started)?;
     let text = if options.json { serde_json::to_string_pretty(&report)? } else { table(&report) };
     print(&text);
     Ok(())
@@ -119,13 +121,13 @@ fn check(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(options: &Options) -> anyhow::Result<Report> {
+fn run(options: &Options, started: Instant) -> anyhow::Result<Report> {
     let threads = options.threads.unwrap_or_else(relay_kernels::physical_cores);
     let start = Instant::now();
     let load_options = LoadOptions { threads: Some(threads), ..LoadOptions::default() };
     let loaded = load(&options.model, &load_options).context("the model cannot be loaded")?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
-    let mut subject = Subject { model: loaded.model, options, kv_bytes: 0 };
+    let mut subject = Subject { model: loaded.model, options, kv_bytes: 0, rss_bytes: None };
     let peer = options.peer.as_ref().map(|program| Peer {
         program,
         model: &options.model,
@@ -138,6 +140,7 @@ fn run(options: &Options) -> anyhow::Result<Report> {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     subject.warm_up()?;
+    let times = Times { load_ms, first_token_ms: started.elapsed().as_secs_f64() * 1e3 };
     for _ in 0..options.pairs {
         ours.push(subject.run()?);
         if let Some(peer) = &peer {
@@ -146,7 +149,13 @@ fn run(options: &Options) -> anyhow::Result<Report> {
     }
     let pool = Pool::new(Cpu::from_environment()?, threads);
     let bandwidth = read_bandwidth(&pool);
-    Ok(subject.report(&pool, load_ms, bandwidth, &ours, &theirs))
+    Ok(subject.report(&pool, times, bandwidth, &ours, &theirs))
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    load_ms: f64,
+    first_token_ms: f64,
 }
 
 /// The model that is measured.
@@ -154,6 +163,8 @@ struct Subject<'a> {
     model: Box<dyn LanguageModel>,
     options: &'a Options,
     kv_bytes: usize,
+    /// While the caches were full.
+    rss_bytes: Option<u64>,
 }
 
 impl Subject<'_> {
@@ -183,6 +194,7 @@ impl Subject<'_> {
         let tokens = float(self.options.generated * self.options.batch);
         let decode_tps = tokens / start.elapsed().as_secs_f64();
         self.kv_bytes = caches.iter().map(KvCache::bytes).sum();
+        self.rss_bytes = self.rss_bytes.max(resident_bytes());
         Ok(Speeds { prefill_tps, decode_tps })
     }
 
@@ -210,7 +222,7 @@ impl Subject<'_> {
     fn report(
         &self,
         pool: &Pool,
-        load_ms: f64,
+        times: Times,
         bandwidth: f64,
         ours: &[Speeds],
         theirs: &[Speeds],
@@ -228,12 +240,13 @@ impl Subject<'_> {
             generated_tokens: options.generated,
             batch: options.batch,
             context_tokens: options.context,
-            load_ms,
+            load_ms: times.load_ms,
+            first_token_ms: times.first_token_ms,
             prefill_tps: median(ours.iter().map(|speeds| speeds.prefill_tps)),
             decode_tps,
             weight_bytes,
             kv_bytes: self.kv_bytes,
-            rss_bytes: resident_bytes(),
+            rss_bytes: self.rss_bytes,
             bandwidth_gbps: bandwidth / 1e9,
             fraction_of_limit: decode_tps / limit_tps,
             peer: (!theirs.is_empty()).then(|| compare(ours, theirs)),
@@ -253,9 +266,18 @@ fn compare(ours: &[Speeds], theirs: &[Speeds]) -> Comparison {
 }
 
 fn table(report: &Report) -> String {
-    let Report { prefill_tps, decode_tps, bandwidth_gbps, fraction_of_limit, .. } = report;
+    let Report {
+        load_ms,
+        first_token_ms,
+        prefill_tps,
+        decode_tps,
+        bandwidth_gbps,
+        fraction_of_limit,
+        ..
+    } = report;
     let mut lines = vec![
         format!("{} on {}, {} threads", report.model, report.cpu, report.threads),
+        format!("load     {load_ms:8.0} ms, first token at {first_token_ms:.0} ms"),
         format!("prefill  {prefill_tps:8.1} tokens/s"),
         format!("decode   {decode_tps:8.1} tokens/s, {fraction_of_limit:.2} of the limit"),
         format!("memory   {bandwidth_gbps:8.1} GB/s read"),

@@ -54,7 +54,7 @@ struct Figure {
 }
 
 impl Figure {
-    fn measure(case: Case<'_>, limits: Limits) -> Self {
+    fn measure(case: &mut Case<'_>, limits: Limits) -> Self {
         let rate = float(case.count) / median_seconds(case.kernel);
         let fraction = rate / limits.of(case.of);
         Self { kernel: case.name.to_owned(), rate: rate / 1e9, of: case.of, fraction }
@@ -67,7 +67,7 @@ pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
     let pool = Pool::new(Cpu::from_environment()?, threads);
     let limits = Limits::measure(&pool);
     let mut kernels = Vec::new();
-    show_all(&pool, &mut |case| kernels.push(Figure::measure(case, limits)));
+    show_all(&pool, &mut |mut case| kernels.push(Figure::measure(&mut case, limits)));
     let report = Report {
         cpu: pool.cpu().name(),
         threads: pool.threads(),
@@ -117,8 +117,8 @@ mod tests {
     fn a_figure_stands_by_its_limit() {
         let limits = Limits { bytes: 1e9, codes: 2e9, floats: 4e9 };
         let mut wait = || std::thread::sleep(Duration::from_millis(40));
-        let case = Case { name: "a", count: 4_000_000, of: Limit::Codes, kernel: &mut wait };
-        let figure = Figure::measure(case, limits);
+        let mut case = Case { name: "a", count: 4_000_000, of: Limit::Codes, kernel: &mut wait };
+        let figure = Figure::measure(&mut case, limits);
         assert!((0.01..=0.1).contains(&figure.rate), "{figure:?}");
         assert!((figure.fraction - figure.rate / 2.0).abs() < 1e-9);
         let report = Report {

@@ -9,6 +9,8 @@ mod kernels;
 mod peer;
 mod perplexity;
 
+use std::time::Instant;
+
 use clap::{Parser, Subcommand};
 
 /// Measures parts of the relay.
@@ -30,8 +32,9 @@ enum What {
 }
 
 fn main() -> anyhow::Result<()> {
+    let started = Instant::now();
     match Command::parse().what {
-        What::Engine(options) => engine::measure(&options),
+        What::Engine(options) => engine::measure(&options, started),
         What::Kernels(options) => kernels::measure(&options),
         What::Perplexity(options) => perplexity::measure(&options),
     }
