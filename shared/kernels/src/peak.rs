@@ -9,10 +9,13 @@ use crate::pool::Pool;
 use crate::simd::{LANES, Simd};
 
 mod limits {
+    use std::time::Duration;
+
     /// Rounds of a run: some milliseconds.
     pub(super) const ROUNDS: usize = 200_000;
-    /// Runs, the fastest of which counts.
-    pub(super) const RUNS: usize = 5;
+    /// How long runs go on, the fastest of which counts: threads that were just begun share a core
+    /// for a while.
+    pub(super) const LEAST: Duration = Duration::from_millis(200);
     /// Sums at a time: enough to hide how long one takes.
     pub(super) const FLOAT_SUMS: usize = 10;
 }
@@ -26,16 +29,16 @@ pub struct Peaks {
     pub floats: f64,
 }
 
-/// Measures both. Takes some tens of milliseconds.
+/// Measures both. Takes about half a second.
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 pub fn arithmetic_peaks(pool: &Pool) -> Peaks {
     let per_second = |products: usize, run: &dyn Fn()| {
-        let seconds = (0..limits::RUNS).map(|_| {
+        let (mut fastest, begin) = (f64::INFINITY, Instant::now());
+        while begin.elapsed() < limits::LEAST {
             let start = Instant::now();
             run();
-            start.elapsed().as_secs_f64()
-        });
-        let fastest = seconds.fold(f64::INFINITY, f64::min);
+            fastest = start.elapsed().as_secs_f64().min(fastest);
+        }
         (products * limits::ROUNDS * pool.threads()) as f64 / fastest
     };
     let floats = limits::FLOAT_SUMS * LANES;
