@@ -115,9 +115,12 @@ fn family(card: &ModelCard) -> String {
 }
 
 fn template(card: &ModelCard) -> String {
-    let Some(template) = card.chat_template else {
+    let Some(template) = &card.chat_template else {
         return "none: only --raw-prompt works".to_owned();
     };
+    if let Some(fault) = &template.fault {
+        return format!("broken, only --raw-prompt works: {fault}");
+    }
     let thinking =
         if template.thinking { "thinking can be switched" } else { "no thinking switch" };
     let tools = if template.tools { "tools" } else { "no tools" };
@@ -197,7 +200,7 @@ pub(crate) mod tests {
                 pre_tokenizer: "qwen2",
                 end_tokens: vec![EndToken { id: 2, text: "<|im_end|>".into() }],
             },
-            chat_template: Some(TemplateCard { thinking: true, tools: false }),
+            chat_template: Some(TemplateCard { fault: None, thinking: true, tools: false }),
             weights_hash: "0123456789abcdef".into(),
         }
     }
@@ -241,7 +244,10 @@ pub(crate) mod tests {
         let told = plain(&card, 3_000_000_000);
         assert!(told.contains("does not fit: needs 12.2 GB, 3.0 GB free; choose"), "{told}");
         assert!(told.contains("none: only --raw-prompt works"), "{told}");
+        let fault = Some("line 3: what is this?".to_owned());
+        card.chat_template = Some(TemplateCard { fault, thinking: false, tools: false });
         let told = plain(&card, 5_000_000_000);
+        assert!(told.contains("broken, only --raw-prompt works: line 3: what"), "{told}");
         assert!(told.contains("fits with 900 tokens of context; all 8192 need"), "{told}");
     }
 

@@ -22,6 +22,8 @@ mod python_text;
 mod tests;
 mod text;
 
+use std::path::{Path, PathBuf};
+
 use minijinja::{Environment, Value};
 
 pub use self::json::Json;
@@ -38,6 +40,7 @@ use crate::tokenizer::Tokenizer;
 const TEMPLATE: &str = "chat";
 /// The variant for conversations with tools.
 const TOOL_TEMPLATE: &str = "tool_use";
+const BROKEN: &str = "give raw prompts, or bring another model";
 /// The role of the answers.
 const ASSISTANT: &str = "assistant";
 
@@ -54,6 +57,8 @@ pub struct RenderedChat {
 /// A chat template: Jinja, as model files carry it.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
+    /// Of a template that a model brings and that is none: the file, and what is wrong with it.
+    broken: Option<(PathBuf, String)>,
     environment: Environment<'static>,
     source: String,
     tool_source: Option<String>,
@@ -71,12 +76,31 @@ impl ChatTemplate {
         let mut environment = engine::new_environment()?;
         engine::add_template(&mut environment, TEMPLATE, source)?;
         Ok(Self {
+            broken: None,
             environment,
             source: source.to_owned(),
             tool_source: None,
             bos_text: bos_text.to_owned(),
             eos_text: eos_text.to_owned(),
         })
+    }
+
+    /// In the place of one that cannot be compiled: the model that brings it works without chats, and
+    /// the first chat is told why it cannot be.
+    fn broken(path: &Path, what: String) -> Self {
+        Self {
+            broken: Some((path.to_owned(), what)),
+            environment: Environment::empty(),
+            source: String::new(),
+            tool_source: None,
+            bos_text: String::new(),
+            eos_text: String::new(),
+        }
+    }
+
+    /// What is wrong with it, if it cannot be compiled.
+    pub fn fault(&self) -> Option<&str> {
+        self.broken.as_ref().map(|(_, what)| what.as_str())
     }
 
     /// The same with a variant that is used where tools are given.
@@ -108,7 +132,8 @@ impl ChatTemplate {
     /// [`ChatTemplate::encode_chat`] or [`ChatTemplate::render_pieces`].
     ///
     /// # Errors
-    /// [`ModelError::Template`] if the template refuses the conversation.
+    /// [`ModelError::Template`] if the template refuses the conversation, [`ModelError::BadFile`] if
+    /// it has a [`ChatTemplate::fault`].
     pub fn render(
         &self,
         messages: &[Message],
@@ -121,7 +146,7 @@ impl ChatTemplate {
     /// Ids of the conversation with the next answer to come.
     ///
     /// # Errors
-    /// [`ModelError::Template`] if the template refuses the conversation.
+    /// As [`ChatTemplate::render`].
     pub fn encode_chat(
         &self,
         tokenizer: &Tokenizer,
@@ -144,7 +169,7 @@ impl ChatTemplate {
     /// piece without answers.
     ///
     /// # Errors
-    /// [`ModelError::Template`] if the template refuses the conversation.
+    /// As [`ChatTemplate::render`].
     pub fn render_pieces(
         &self,
         tokenizer: &Tokenizer,
@@ -191,6 +216,10 @@ impl ChatTemplate {
         given: &Given,
         add_generation_prompt: bool,
     ) -> Result<String, ModelError> {
+        if let Some((path, what)) = &self.broken {
+            let what = format!("its chat template: {what}");
+            return Err(ModelError::bad_file(path, what, BROKEN));
+        }
         let has_own = given.has_tools() && self.tool_source.is_some();
         let name = if has_own { TOOL_TEMPLATE } else { TEMPLATE };
         let mut variables = given.variables(add_generation_prompt);

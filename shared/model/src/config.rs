@@ -64,7 +64,7 @@ pub(crate) enum RotaryLayout {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rotary {
     pub(crate) layout: RotaryLayout,
-    /// Pairs of a head that turn; what lies behind them stays.
+    /// Pairs of a head: all of it turns.
     pub(crate) pairs: usize,
     pub(crate) base: f64,
     /// Llama 3's scaling: what each pair's frequency is divided by. Empty where there is none.
@@ -105,7 +105,8 @@ pub(crate) struct ModelConfig {
     pub(crate) rotary: Rotary,
     /// Of all norms.
     pub(crate) epsilon: f32,
-    /// The embedding is the output layer too.
+    /// The embedding is the output layer too. A folder that says so and has another output layer
+    /// all the same is untied.
     pub(crate) is_tied: bool,
 }
 
@@ -169,7 +170,7 @@ impl ModelConfig {
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Some(format!("{heads} heads cannot share {kv_heads} KV heads"));
         }
-        if *pairs == 0 || 2 * pairs > head_width {
+        if *pairs == 0 || 2 * pairs != head_width {
             let rotary = 2 * pairs;
             return Some(format!("{rotary} rotary dimensions in heads of {head_width}"));
         }

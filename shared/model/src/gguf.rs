@@ -51,7 +51,7 @@ impl GgufFile {
         let mut cursor = Cursor::new(file.path(), &file);
         let (tensor_count, key_count) = read_preamble(&mut cursor, file.len())?;
         let metadata = metadata::read(&mut cursor, key_count)?;
-        metadata::refuse_flipped(cursor.path(), &metadata, [ALIGNMENT_KEY, SPLIT_KEY])?;
+        metadata::refuse_misspelt_keys(cursor.path(), &metadata, [ALIGNMENT_KEY, SPLIT_KEY])?;
         refuse_parts(&cursor, &metadata)?;
         let alignment = metadata::alignment(&cursor, &metadata)?;
         let declared = tensor_table::read(&mut cursor, tensor_count)?;
@@ -88,11 +88,11 @@ impl GgufFile {
     ///
     /// # Errors
     /// [`ModelError::BadFile`] naming both.
-    pub(crate) fn refuse_flipped<'a>(
+    pub(crate) fn refuse_misspelt_keys<'a>(
         &self,
         optional: impl IntoIterator<Item = &'a str>,
     ) -> Result<(), ModelError> {
-        metadata::refuse_flipped(self.path(), &self.metadata, optional)
+        metadata::refuse_misspelt_keys(self.path(), &self.metadata, optional)
     }
 
     pub(crate) fn tensor_names(&self) -> impl Iterator<Item = &str> {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 use crate::error::advice::DAMAGED;
+use crate::misspelt::misspelt;
 
 /// An object, or a part of one that is an object itself.
 #[derive(Debug, Clone)]
@@ -55,6 +56,24 @@ impl JsonFile {
     /// All keys and what stands under them.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.object.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Whether there is such a key, be it null.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
+    /// Refuses an object that lacks one of these keys and has another that differs from it in one
+    /// bit: a key that may be left out would not be missed.
+    ///
+    /// # Errors
+    /// [`ModelError::BadFile`] naming both.
+    pub(crate) fn refuse_misspelt_keys<'a>(
+        &self,
+        optional: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), ModelError> {
+        let what = misspelt(self.object.keys().map(String::as_str), optional);
+        what.map_or(Ok(()), |what| Err(self.bad(what, DAMAGED)))
     }
 
     /// An error that names this file.

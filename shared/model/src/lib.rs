@@ -39,6 +39,7 @@ mod kv_cache;
 mod language_model;
 mod load;
 mod mapped_file;
+mod misspelt;
 mod model_card;
 mod noise;
 mod regular_file;

@@ -247,7 +247,8 @@ fn open_file(path: &Path) -> Result<Opened, ModelError> {
 
 fn open_folder(files: FolderFiles, form: &'static str) -> Result<Opened, ModelError> {
     let folder = ModelFolder::open(files)?;
-    let config = ModelConfig::from_hugging_face(folder.config())?;
+    let mut config = ModelConfig::from_hugging_face(folder.config())?;
+    config.is_tied &= !folder.has_own_output();
     let tokenizer = Tokenizer::from_folder(folder.files())?;
     if let Some(tokens) = too_many_tokens(&tokenizer, &config) {
         let rows = config.vocabulary_tokens;

@@ -93,8 +93,10 @@ pub struct EndToken {
 }
 
 /// What a chat template can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TemplateCard {
+    /// Why it cannot be compiled, if so: every chat would fail.
+    pub fault: Option<String>,
     /// Thinking can be switched.
     pub thinking: bool,
     /// Tools can be described.
@@ -144,6 +146,7 @@ impl CardParts<'_> {
             kv_bytes_per_token: config.kv_shape().bytes_per_token(self.kv_precision) as u64,
             vocabulary: self.vocabulary(),
             chat_template: self.chat_template.map(|template| TemplateCard {
+                fault: template.fault().map(printable),
                 thinking: template.reads_thinking(),
                 tools: template.reads_tools(),
             }),

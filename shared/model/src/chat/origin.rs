@@ -21,7 +21,6 @@ const TOOL_FILE: &str = "additional_chat_templates/tool_use.jinja";
 /// The JSON files that may hold a template, the first before the second.
 const JSON_FILES: [&str; 2] = ["chat_template.json", "tokenizer_config.json"];
 const JSON_KEY: &str = "chat_template";
-const BROKEN: &str = "bring the model again, or another one";
 /// Names of variants.
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
@@ -34,33 +33,30 @@ struct Sources {
 }
 
 impl ChatTemplate {
-    /// The template of a GGUF file, if there is one.
+    /// The template of a GGUF file, if there is one; it may have a [`ChatTemplate::fault`].
     ///
     /// # Errors
-    /// [`ModelError::BadFile`] if it cannot be compiled.
+    /// [`ModelError::BadFile`] if its key is misspelt.
     pub(crate) fn from_gguf(
         file: &GgufFile,
         tokenizer: &Tokenizer,
     ) -> Result<Option<Self>, ModelError> {
         let text = |key: &str| file.text(key).map(str::to_owned);
         let tool_key = format!("{GGUF_KEY}.{TOOL_USE}");
-        file.refuse_flipped([GGUF_KEY, &tool_key])?;
+        file.refuse_misspelt_keys([GGUF_KEY, &tool_key])?;
         let tool_use = text(&tool_key);
-        let compiled = Sources { default: text(GGUF_KEY), tool_use }.compile(tokenizer);
-        compiled.map_err(|error| naming(file.path(), error))
+        Sources { default: text(GGUF_KEY), tool_use }.compile(tokenizer, file.path())
     }
 
-    /// The template of a folder, if there is one.
+    /// The template of a folder, if there is one; it may have a [`ChatTemplate::fault`].
     ///
     /// # Errors
-    /// [`ModelError::Io`] or [`ModelError::BadFile`] if a file that could hold it cannot be read, or
-    /// it cannot be compiled.
+    /// [`ModelError::Io`] or [`ModelError::BadFile`] if a file that could hold it cannot be read.
     pub(crate) fn from_folder(
         folder: &FolderFiles,
         tokenizer: &Tokenizer,
     ) -> Result<Option<Self>, ModelError> {
-        let compiled = Sources::read(folder)?.compile(tokenizer);
-        compiled.map_err(|error| naming(folder.path(), error))
+        Sources::read(folder)?.compile(tokenizer, folder.path())
     }
 }
 
@@ -90,25 +86,24 @@ impl Sources {
         Self { default: text.or_else(|| variant(DEFAULT)), tool_use: variant(TOOL_USE) }
     }
 
-    fn compile(self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>, ModelError> {
+    /// `path` is where they stand.
+    fn compile(
+        self,
+        tokenizer: &Tokenizer,
+        path: &Path,
+    ) -> Result<Option<ChatTemplate>, ModelError> {
         let Some(default) = self.default else {
             return Ok(None);
         };
-        let template = ChatTemplate::new(&default, &tokenizer.bos_text(), &tokenizer.eos_text())?;
-        match self.tool_use {
-            Some(source) => template.with_tool_use(&source).map(Some),
-            None => Ok(Some(template)),
+        let template = ChatTemplate::new(&default, &tokenizer.bos_text(), &tokenizer.eos_text());
+        let template = match self.tool_use {
+            Some(source) => template.and_then(|template| template.with_tool_use(&source)),
+            None => template,
+        };
+        match template {
+            Err(ModelError::Template { what }) => Ok(Some(ChatTemplate::broken(path, what))),
+            compiled => compiled.map(Some),
         }
-    }
-}
-
-/// The fault of a template with the place that it comes from.
-fn naming(path: &Path, error: ModelError) -> ModelError {
-    match error {
-        ModelError::Template { what } => {
-            ModelError::bad_file(path, format!("its chat template: {what}"), BROKEN)
-        }
-        other => other,
     }
 }
 

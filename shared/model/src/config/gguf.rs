@@ -2,6 +2,9 @@
 //!
 //! Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use relay_kernels::AttentionShape;
 
 use super::{Family, ModelConfig, Rotary, RotaryLayout, UNUSABLE, limits, narrow};
@@ -19,7 +22,7 @@ impl ModelConfig {
         let family = Family::named(architecture).ok_or_else(|| {
             file.bad(format!("the architecture {architecture} is not supported"), UNUSABLE)
         })?;
-        let keys = Keys { file, architecture };
+        let keys = Keys { file, architecture, asked: RefCell::default() };
         let width = keys.size("embedding_length", None, limits::WIDTH_MAX)?;
         let attention = keys.attention(width)?;
         let config = Self {
@@ -56,37 +59,36 @@ fn embedding_rows(file: &GgufFile) -> Result<usize, ModelError> {
 /// Keys that change the positions which queries and keys are turned by.
 const SCALING_KEYS: [&str; 4] =
     ["rope.scaling.type", "rope.scaling.factor", "rope.scaling.attn_factor", "rope.scale_linear"];
-/// Keys that are read, those of the scaling apart.
-const READ_KEYS: [&str; 14] = [
-    "context_length",
-    "embedding_length",
-    "block_count",
-    "feed_forward_length",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.layer_norm_rms_epsilon",
-    "attention.causal",
-    "attention.sliding_window",
-    "rope.dimension_count",
-    "rope.freq_base",
-    "expert_count",
-];
-/// Keys that converters write and that change nothing: the vocabulary's size is that of the
-/// embedding, and the rest describes what is refused where it is used.
-const IDLE_KEYS: [&str; 5] = [
-    "vocab_size",
-    "tensor_data_layout",
+/// Keys that converters write and that change nothing, though their names sound otherwise: the
+/// epsilon is of norms that these families do not have, and the rest describes what is refused
+/// where it is used.
+const IDLE_KEYS: [&str; 4] = [
+    "attention.layer_norm_epsilon",
     "expert_used_count",
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
+];
+
+/// What keys are named after that change a forward pass: docs/adr/0018.
+const COMPUTED_WORDS: [&str; 10] = [
+    "attention",
+    "attn",
+    "rope",
+    "expert",
+    "scale",
+    "softcap",
+    "clamp",
+    "norm",
+    "residual",
+    "layer",
 ];
 
 /// Metadata keys of one architecture, read with their meaning checked.
 struct Keys<'a> {
     file: &'a GgufFile,
     architecture: &'a str,
+    /// All that were asked for, whether the file has them or not.
+    asked: RefCell<BTreeSet<&'static str>>,
 }
 
 impl Keys<'_> {
@@ -101,16 +103,22 @@ impl Keys<'_> {
             let what = format!("keys are {head_width} wide, but values {value_width}");
             return Err(self.file.bad(what, UNUSABLE));
         }
+        // The same under another name.
+        if self.size("attention.head_dim", Some(head_width), limits::WIDTH_MAX)? != head_width {
+            let key = self.key("attention.head_dim");
+            let what = format!("keys are {head_width} wide, but {key} says otherwise");
+            return Err(self.file.bad(what, UNUSABLE));
+        }
         Ok(AttentionShape { heads, kv_heads, head_width })
     }
 
     fn rotary(&self, family: Family, head_width: usize) -> Result<Rotary, ModelError> {
         let dimensions = self.size("rope.dimension_count", Some(head_width), head_width)?;
-        if dimensions % 2 == 1 {
-            let what = format!("{dimensions} rotary dimensions are not pairs");
+        if dimensions != head_width {
+            let what = format!("{dimensions} rotary dimensions in heads of {head_width}");
             return Err(self.file.bad(what, UNUSABLE));
         }
-        let pairs = dimensions / 2;
+        let pairs = head_width / 2;
         let is_llama = family == Family::Llama;
         let is_scaled = is_llama && self.file.has(TensorRole::RotaryDivisors);
         let divisors = || self.file.vector(TensorRole::RotaryDivisors, pairs);
@@ -126,7 +134,7 @@ impl Keys<'_> {
     fn refuse_variants(&self, config: &ModelConfig) -> Result<(), ModelError> {
         let refuse = |what: String| Err(self.file.bad(what, UNUSABLE));
         self.refuse_scaling()?;
-        let is = |part: &str, harmless: i128| match self.value(part) {
+        let is = |part: &'static str, harmless: i128| match self.value(part) {
             None => true,
             Some(value) => matches!(value, Value::Integer(value) if *value == harmless),
         };
@@ -144,17 +152,18 @@ impl Keys<'_> {
         }
     }
 
-    /// Converters write keys because runtimes compute by them, so one that is not known here is more
-    /// likely to change every answer than to change none. A refusal that names it is seen, and costs
-    /// a line above; an answer that is a little worse is not seen.
+    /// Of keys that nobody asked for, those are refused that may change every answer by their names.
     fn refuse_unknown(&self) -> Result<(), ModelError> {
-        let known = || READ_KEYS.into_iter().chain(SCALING_KEYS).chain(IDLE_KEYS);
-        let full: Vec<String> = known().map(|part| self.key(part)).collect();
-        self.file.refuse_flipped(full.iter().map(String::as_str))?;
+        let asked = self.asked.borrow();
+        let full: Vec<String> = asked.iter().map(|part| self.key(part)).collect();
+        self.file.refuse_misspelt_keys(full.iter().map(String::as_str))?;
         let prefix = self.key("");
-        let unknown = self.file.keys().filter(|key| {
-            key.strip_prefix(&prefix).is_some_and(|part| known().all(|known| known != part))
-        });
+        let is_unknown = |part: &str| {
+            let computes = COMPUTED_WORDS.iter().any(|word| part.contains(word));
+            computes && !asked.contains(part) && !IDLE_KEYS.contains(&part)
+        };
+        let unknown =
+            self.file.keys().filter(|key| key.strip_prefix(&prefix).is_some_and(is_unknown));
         unknown.min().map_or(Ok(()), |key| {
             let what = format!("key {key} is not known here, and may change every answer");
             Err(self.file.bad(what, UNUSABLE))
@@ -165,7 +174,10 @@ impl Keys<'_> {
     /// and older files have a key of their own for it.
     fn refuse_scaling(&self) -> Result<(), ModelError> {
         let is_harmless = |part: &str, value: &Value| match value {
-            Value::Text(scaling) => part == "rope.scaling.type" && scaling == "none",
+            // How much a linear scaling comes to is said by the factor alone.
+            Value::Text(scaling) => {
+                part == "rope.scaling.type" && matches!(scaling.as_str(), "none" | "linear")
+            }
             Value::Float(factor) => matches!(*factor, 0.0 | 1.0) && part != "rope.scaling.type",
             Value::Integer(factor) => matches!(factor, 0 | 1) && part != "rope.scaling.type",
             _ => false,
@@ -186,11 +198,17 @@ impl Keys<'_> {
         format!("{}.{part}", self.architecture)
     }
 
-    fn value(&self, part: &str) -> Option<&Value> {
+    fn value(&self, part: &'static str) -> Option<&Value> {
+        self.asked.borrow_mut().insert(part);
         self.file.value(&self.key(part))
     }
 
-    fn size(&self, part: &str, default: Option<usize>, most: usize) -> Result<usize, ModelError> {
+    fn size(
+        &self,
+        part: &'static str,
+        default: Option<usize>,
+        most: usize,
+    ) -> Result<usize, ModelError> {
         let size = match (self.value(part), default) {
             (Some(Value::Integer(value)), _) => usize::try_from(*value).ok(),
             (None, default) => default,
@@ -204,7 +222,7 @@ impl Keys<'_> {
         })
     }
 
-    fn float(&self, part: &str, default: Option<f64>) -> Result<f64, ModelError> {
+    fn float(&self, part: &'static str, default: Option<f64>) -> Result<f64, ModelError> {
         let float = match (self.value(part), default) {
             (Some(Value::Float(value)), _) => Some(*value),
             (None, default) => default,

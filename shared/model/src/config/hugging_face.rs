@@ -13,6 +13,27 @@ use crate::json_file::JsonFile;
 const VARIANTS: [&str; 2] = ["attention_bias", "mlp_bias"];
 /// Keys of mixtures of experts.
 const EXPERTS: [&str; 2] = ["num_experts", "num_local_experts"];
+/// Keys that may be left out; [`VARIANTS`] and [`EXPERTS`] may too.
+const OPTIONAL: [&str; 14] = [
+    "architectures",
+    "head_dim",
+    "hidden_act",
+    "layer_types",
+    "num_key_value_heads",
+    "partial_rotary_factor",
+    "quantization_config",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "sliding_window",
+    "tie_word_embeddings",
+    "use_sliding_window",
+];
+/// The same of the object that has all of rotary positions; those of a scaling are asked for.
+const OPTIONAL_OF_ROTARY: [&str; 4] = ["rope_theta", "rope_type", "type", "partial_rotary_factor"];
+/// The window of a file that switches one on and does not say which: Qwen2's and Qwen3's alike.
+const WINDOW_TOKENS: usize = 4096;
 
 impl ModelConfig {
     /// Reads the keys of the file's model type.
@@ -20,6 +41,7 @@ impl ModelConfig {
     /// # Errors
     /// [`ModelError::BadFile`] naming the key that is missing, impossible or not supported.
     pub(crate) fn from_hugging_face(file: &JsonFile) -> Result<Self, ModelError> {
+        file.refuse_misspelt_keys(OPTIONAL.into_iter().chain(VARIANTS).chain(EXPERTS))?;
         let family = family(file)?;
         refuse_variants(file)?;
         let keys = Keys { file };
@@ -97,9 +119,14 @@ fn refuse_sliding_window(file: &JsonFile, context_tokens: usize) -> Result<(), M
         Some(_) => return refuse(),
         None => {}
     }
-    let window = file.value("sliding_window").and_then(Value::as_u64).unwrap_or(u64::MAX);
-    let switch = file.value("use_sliding_window").and_then(Value::as_bool).unwrap_or(false);
-    if switch && window < context_tokens as u64 { refuse() } else { Ok(()) }
+    let keys = Keys { file };
+    // No window is another thing than none named.
+    let default = if file.has("sliding_window") { usize::MAX } else { WINDOW_TOKENS };
+    let is_on = keys.truth("use_sliding_window", false)?;
+    if is_on && keys.size("sliding_window", Some(default), usize::MAX)? < context_tokens {
+        return refuse();
+    }
+    Ok(())
 }
 
 /// Version 5 puts everything of rotary positions under one key, version 4 beside others.
@@ -112,6 +139,7 @@ fn rotary(file: &JsonFile, head_width: usize) -> Result<Rotary, ModelError> {
         }
         (parameters, scaling) => parameters.or(scaling),
     };
+    parameters.as_ref().map_or(Ok(()), |part| part.refuse_misspelt_keys(OPTIONAL_OF_ROTARY))?;
     let parts: Vec<&JsonFile> = parameters.iter().chain([file]).collect();
     let holder = parts.iter().find(|part| part.value("rope_theta").is_some());
     let base = Keys { file: holder.copied().unwrap_or(file) };
@@ -142,6 +170,9 @@ fn scaled(rotary: Rotary, parameters: &JsonFile) -> Result<Rotary, ModelError> {
     let kind = ["rope_type", "type"].into_iter().find_map(|key| parameters.value(key));
     match kind.map_or(Some("default"), Value::as_str) {
         Some("default") => Ok(rotary),
+        Some("linear") if matches!(Keys { file: parameters }.float("factor", None)?, 1.0) => {
+            Ok(rotary)
+        }
         Some("llama3") => {
             let frequency_divisors = Llama3Scaling::read(parameters)?.divisors(&rotary);
             Ok(Rotary { frequency_divisors, ..rotary })

@@ -1,6 +1,6 @@
 //! Rotary positions as operations on tensors, in the two layouts that model files have.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use crate::config::{Rotary, RotaryLayout, rotary_angles};
 use crate::slab::{self, Stretch};
@@ -24,32 +24,27 @@ impl Angles {
     }
 }
 
-/// Turns heads `[tokens, heads, head_width]` to their positions; what lies behind the pairs stays.
+/// Turns heads `[tokens, heads, head_width]` to their positions.
 pub(super) fn turn(heads: &Tensor, rotary: &Rotary, angles: &Angles) -> Result<Tensor> {
-    let head_width = heads.dim(D::Minus1)?;
-    let (pairs, turning) = (rotary.pairs, 2 * rotary.pairs);
+    let pairs = rotary.pairs;
     let (first, second) = match rotary.layout {
         RotaryLayout::Halves => (heads.narrow(2, 0, pairs)?, heads.narrow(2, pairs, pairs)?),
         RotaryLayout::Interleaved => {
             let (tokens, count, _) = heads.dims3()?;
-            let paired = heads.narrow(2, 0, turning)?.reshape((tokens, count, pairs, 2))?;
+            let paired = heads.reshape((tokens, count, pairs, 2))?;
             (paired.narrow(3, 0, 1)?.squeeze(3)?, paired.narrow(3, 1, 1)?.squeeze(3)?)
         }
     };
     let times = |x: &Tensor, angle: &Tensor| x.broadcast_mul(angle);
     let turned_first = (times(&first, &angles.cos)? - times(&second, &angles.sin)?)?;
     let turned_second = (times(&first, &angles.sin)? + times(&second, &angles.cos)?)?;
-    let turned = match rotary.layout {
-        RotaryLayout::Halves => Tensor::cat(&[turned_first, turned_second], 2)?,
+    match rotary.layout {
+        RotaryLayout::Halves => Tensor::cat(&[turned_first, turned_second], 2),
         RotaryLayout::Interleaved => {
             let paired = Tensor::stack(&[turned_first, turned_second], 3)?;
-            paired.flatten_from(2)?
+            paired.flatten_from(2)
         }
-    };
-    if turning == head_width {
-        return Ok(turned);
     }
-    Tensor::cat(&[turned, heads.narrow(2, turning, head_width - turning)?], 2)
 }
 
 #[cfg(test)]
@@ -57,17 +52,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_each_pair_and_leaves_the_rest() {
+    fn turns_each_pair() {
         let table = [
-            (RotaryLayout::Interleaved, [0.0, 1.0, 0.0, -2.0, 5.0, 6.0]),
-            (RotaryLayout::Halves, [0.0, 0.0, 1.0, -2.0, 5.0, 6.0]),
+            (RotaryLayout::Interleaved, [0.0, 1.0, 0.0, -2.0]),
+            (RotaryLayout::Halves, [0.0, 0.0, 1.0, -2.0]),
         ];
         for (layout, expected) in table {
             // A quarter turn of the first pair, a half turn of the second.
             let tensor = |values: [f32; 2]| Tensor::new(&[[values]], &Device::Cpu).unwrap();
             let angles = Angles { cos: tensor([0.0, -1.0]), sin: tensor([1.0, 0.0]) };
             let rotary = Rotary { layout, pairs: 2, base: 1.0, frequency_divisors: Vec::new() };
-            let heads = Tensor::new(&[[[1.0_f32, 0.0, 0.0, 2.0, 5.0, 6.0]]], &Device::Cpu).unwrap();
+            let heads = Tensor::new(&[[[1.0_f32, 0.0, 0.0, 2.0]]], &Device::Cpu).unwrap();
             let turned = turn(&heads, &rotary, &angles).unwrap();
             assert_eq!(turned.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
         }

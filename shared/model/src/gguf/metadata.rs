@@ -8,6 +8,7 @@ use super::UNSUPPORTED;
 use super::cursor::Cursor;
 use crate::error::ModelError;
 use crate::error::advice::DAMAGED;
+use crate::misspelt::misspelt;
 
 mod limits {
     /// Elements of one array: vocabularies and merges stay far below.
@@ -137,24 +138,14 @@ fn read_list(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, ModelError> {
     }
 }
 
-/// See [`GgufFile::refuse_flipped`](super::GgufFile::refuse_flipped).
-pub(super) fn refuse_flipped<'a>(
+/// See [`GgufFile::refuse_misspelt_keys`](super::GgufFile::refuse_misspelt_keys).
+pub(super) fn refuse_misspelt_keys<'a>(
     path: &Path,
     metadata: &HashMap<String, Value>,
     optional: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), ModelError> {
-    for wanted in optional.into_iter().filter(|key| !metadata.contains_key(*key)) {
-        if let Some(found) = metadata.keys().find(|key| differ_in_one_bit(key, wanted)) {
-            let what = format!("key {found} is one bit away from {wanted}");
-            return Err(ModelError::bad_file(path, what, DAMAGED));
-        }
-    }
-    Ok(())
-}
-
-fn differ_in_one_bit(left: &str, right: &str) -> bool {
-    let bits = left.bytes().zip(right.bytes()).map(|(left, right)| (left ^ right).count_ones());
-    left.len() == right.len() && bits.sum::<u32>() == 1
+    let what = misspelt(metadata.keys().map(String::as_str), optional);
+    what.map_or(Ok(()), |what| Err(ModelError::bad_file(path, what, DAMAGED)))
 }
 
 /// What the offsets of tensors are multiples of.

@@ -6,6 +6,25 @@ use crate::error::advice::{DAMAGED, INCOMPLETE};
 use crate::hugging_face::ModelFolder;
 use crate::weights::Matrix;
 
+impl ModelFolder {
+    /// Whether there is an output layer that is not the embedding again. Where there is, a file that
+    /// ties the two is not believed: transformers goes by the tensors too, and so does what
+    /// converters make of the folder.
+    pub(crate) fn has_own_output(&self) -> bool {
+        let [output, embedding] = [TensorRole::Output, TensorRole::Embedding]
+            .map(|role| self.tensor(&self.naming().name(role)).map(|(_, tensor)| tensor));
+        let (Some(output), Some(embedding)) = (output, embedding) else {
+            return output.is_some();
+        };
+        let repeats = output.format == embedding.format
+            && output.shape == embedding.shape
+            && *output.bytes == *embedding.bytes;
+        output.bytes.release();
+        embedding.bytes.release();
+        !repeats
+    }
+}
+
 impl TensorSource for ModelFolder {
     fn naming(&self) -> Naming {
         Naming::HuggingFace

@@ -44,9 +44,7 @@ impl Named {
             "gpt-2" | "phi-2" | "mellum" => (PreTokenizer::Gpt2, false, false),
             "smollm" => (PreTokenizer::SmolLm, false, false),
             "qwen2" | "deepseek-r1-qwen" => (PreTokenizer::Qwen2, true, false),
-            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" | "midm-2.0" => {
-                (PreTokenizer::Llama3, false, true)
-            }
+            "llama-bpe" | "llama3" | "llama-v3" | "midm-2.0" => (PreTokenizer::Llama3, false, true),
             _ => return None,
         };
         Some(Self { rule, composes, ignores_merges: is_llama3, prepends_bos: is_llama3 })
@@ -69,7 +67,7 @@ impl Tokenizer {
 fn read_parts(file: &GgufFile) -> Result<TokenizerParts, ModelError> {
     check_model(file)?;
     let optional = [BOS_KEY, ADD_BOS_KEY].into_iter().chain(END_KEYS).chain(FOREIGN_KEYS);
-    file.refuse_flipped(optional)?;
+    file.refuse_misspelt_keys(optional)?;
     let named = read_pre_tokenizer(file)?;
     let tokens = read_tokens(file)?;
     let roles = read_roles(file, &named, tokens.len())?;
@@ -122,7 +120,27 @@ fn read_tokens(file: &GgufFile) -> Result<Vec<(String, TokenKind)>, ModelError> 
         return Err(file.bad(what, NO_TOKENIZER));
     }
     let tokens = texts.iter().zip(types.iter()).enumerate();
-    tokens.map(|(id, (text, code))| read_token(file, id, text, code)).collect()
+    let tokens = tokens.map(|(id, (text, code))| read_token(file, id, text, code));
+    let mut tokens: Vec<_> = tokens.collect::<Result<_, _>>()?;
+    mark_padding(&mut tokens);
+    Ok(tokens)
+}
+
+/// Converters fill the vocabulary up to the embedding: llama.cpp's counts in ids, Ollama's from 0
+/// and as if the tokens were text.
+fn mark_padding(tokens: &mut [(String, TokenKind)]) {
+    let mut after: Option<usize> = None;
+    for (text, kind) in tokens.iter_mut().rev() {
+        let digits = text.strip_prefix("[PAD").and_then(|rest| rest.strip_suffix(']'));
+        let number = digits.and_then(|digits| digits.parse().ok());
+        let number = number.filter(|number| *text == format!("[PAD{number}]"));
+        let goes_on = after.is_none_or(|after| number == after.checked_sub(1));
+        if number.is_none() || !goes_on || *kind == TokenKind::Normal {
+            return;
+        }
+        *kind = TokenKind::Placeholder;
+        after = number;
+    }
 }
 
 /// Types are those of llama.cpp's `enum llama_token_type`.

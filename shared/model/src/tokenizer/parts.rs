@@ -10,7 +10,7 @@ use super::{TokenKind, limits};
 use crate::error::ModelError;
 
 /// Texts by which end tokens go where a file does not name them by role.
-const END_TEXTS: [&str; 10] = [
+const END_TEXTS: [&str; 14] = [
     "<|endoftext|>",
     "<|im_end|>",
     "<|eot_id|>",
@@ -19,6 +19,10 @@ const END_TEXTS: [&str; 10] = [
     "<|end|>",
     "<end_of_turn>",
     "<|endofturn|>",
+    "<end_of_utterance>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
     "<｜end▁of▁sentence｜>",
     "</s>",
 ];
@@ -117,13 +121,13 @@ impl TokenizerParts {
                 return fault(format!("{role} token {id} is outside of the vocabulary"));
             }
         }
-        let has_bos = bos_id.and_then(kind).is_some_and(TokenKind::is_added);
-        if *prepends_bos && !has_bos {
-            return fault(
-                "a begin token is asked for in front of every text, but none is named".to_owned(),
-            );
-        }
-        Ok(())
+        let what = match bos_id {
+            _ if !prepends_bos => return Ok(()),
+            None => "none is named".to_owned(),
+            Some(id) if kind(*id).is_some_and(TokenKind::is_added) => return Ok(()),
+            Some(id) => format!("token {id} is an ordinary one"),
+        };
+        fault(format!("a begin token is asked for in front of every text, but {what}"))
     }
 
     /// All tokens that end a text: those named by role, and control tokens known by their text.
@@ -226,12 +230,27 @@ mod tests {
             ),
             (
                 with_roles(Roles { bos_id: Some(0), prepends_bos: true, ..Roles::default() }),
-                "begin token is asked for",
+                "in front of every text, but token 0 is an ordinary one",
+            ),
+            (
+                with_roles(Roles { prepends_bos: true, ..Roles::default() }),
+                "in front of every text, but none is named",
             ),
         ];
         for (parts, expected) in table {
             let message = Tokenizer::build(parts).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn control_tokens_known_by_their_texts_end_a_text() {
+        let kinds = [TokenKind::Control, TokenKind::UserDefined];
+        for text in ["<EOT>", "_<EOT>", "[EOT]", "<end_of_utterance>", "<|im_end|>", "</s>"] {
+            for (kind, ends) in kinds.into_iter().zip([true, false]) {
+                let built = Tokenizer::build(parts(&[("a", TokenKind::Normal), (text, kind)], &[]));
+                assert_eq!(built.unwrap().ends_text(1), ends, "{text}");
+            }
         }
     }
 

@@ -82,6 +82,62 @@ fn keys_that_are_missing_impossible_or_not_supported_are_named() {
     }
 }
 
+/// A key that may be left out would not be missed.
+#[test]
+fn a_flipped_bit_in_the_name_of_an_optional_key_is_noticed() {
+    fn flip(object: &mut Value, key: &str, at: usize) {
+        let object = object.as_object_mut().unwrap();
+        let value = object.remove(key).unwrap_or_else(|| json!("x"));
+        let mut name = key.as_bytes().to_vec();
+        name[at] ^= 1;
+        object.insert(String::from_utf8(name).unwrap(), value);
+    }
+    let case = case("qwen3-untied");
+    for key in [
+        "architectures",
+        "attention_bias",
+        "head_dim",
+        "hidden_act",
+        "layer_types",
+        "mlp_bias",
+        "num_experts",
+        "num_key_value_heads",
+        "num_local_experts",
+        "partial_rotary_factor",
+        "quantization_config",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "sliding_window",
+        "tie_word_embeddings",
+        "use_sliding_window",
+    ] {
+        for at in [0, key.len() - 1] {
+            let message = with_config(&case, |config| flip(config, key, at)).refusal();
+            assert_says(&message, &["config.json", &format!("is one bit away from {key}")]);
+        }
+    }
+    for key in ["rope_theta", "rope_type", "partial_rotary_factor"] {
+        let folder = with_config(&case, |config| flip(&mut config["rope_parameters"], key, 0));
+        assert_says(&folder.refusal(), &[&format!("is one bit away from {key}")]);
+    }
+}
+
+#[test]
+fn a_linear_scaling_by_one_is_none() {
+    let case = case("qwen3-untied");
+    let with_factor = |factor: f64| {
+        with_config(&case, |config| {
+            config["rope_parameters"]["rope_type"] = json!("linear");
+            config["rope_parameters"]["factor"] = json!(factor);
+        })
+    };
+    let plain = Folder::of(&case, "F32").load().identity;
+    assert_eq!(with_factor(1.0).load().identity, plain);
+    assert_says(&with_factor(2.0).refusal(), &["rotary scaling linear"]);
+}
+
 #[test]
 fn llama3_scaling_is_checked() {
     let case = case("llama3-scaled");
@@ -98,16 +154,37 @@ fn llama3_scaling_is_checked() {
 
 #[test]
 fn a_window_narrower_than_the_context_is_refused_where_it_is_switched_on() {
-    let with_window = |switch: bool, window: u32| {
+    let with_window = |switch: Value, window: Value| {
         with_config(&case("qwen2-tied"), |config| {
             config["layer_types"] = Value::Null;
-            config["use_sliding_window"] = json!(switch);
-            config["sliding_window"] = json!(window);
+            config["use_sliding_window"] = switch.clone();
+            config["sliding_window"] = window.clone();
         })
     };
-    assert_says(&with_window(true, 255).refusal(), &["sliding-window"]);
-    with_window(true, 256).load();
-    with_window(false, 255).load();
+    let longer = |window: Option<Value>| {
+        with_config(&case("qwen2-tied"), |config| {
+            config["layer_types"] = Value::Null;
+            config["use_sliding_window"] = json!(true);
+            config["max_position_embeddings"] = json!(4097);
+            config.as_object_mut().unwrap().remove("sliding_window");
+            if let Some(window) = &window {
+                config["sliding_window"] = window.clone();
+            }
+        })
+    };
+    assert_says(&with_window(json!(true), json!(255)).refusal(), &["sliding-window"]);
+    with_window(json!(true), json!(256)).load();
+    with_window(json!(false), json!(255)).load();
+    // Switched on and not named, it is 4096; null is none.
+    assert_says(&longer(None).refusal(), &["sliding-window"]);
+    longer(Some(Value::Null)).load();
+    for (switch, window, expected) in [
+        (json!("yes"), json!(255), "key use_sliding_window must be true or false"),
+        (json!(1), json!(255), "key use_sliding_window must be true or false"),
+        (json!(true), json!("wide"), "key sliding_window must be a number"),
+    ] {
+        assert_says(&with_window(switch, window).refusal(), &[expected, "config.json"]);
+    }
 }
 
 #[test]

@@ -23,6 +23,19 @@ impl GgufFile {
         Self { _folder: folder, path }
     }
 
+    /// As F32, with these keys of its family, in the place of those that are there.
+    pub(crate) fn with_keys(case: &Case, keys: &[(&str, Value)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny.gguf");
+        let full = |key: &str| format!("{}.{key}", case.family());
+        let mut metadata = metadata(case);
+        metadata.retain(|entry| keys.iter().all(|(key, _)| full(key) != entry.0));
+        metadata.extend(keys.iter().map(|(key, value)| (full(key), value.clone())));
+        let bytes = file_bytes(&metadata, &tensors(case), GgmlDType::F32);
+        std::fs::write(&path, bytes).unwrap();
+        Self { _folder: folder, path }
+    }
+
     /// The values that the blocks of `dtype` stand for, as F32.
     pub(crate) fn dequantised(case: &Case, dtype: GgmlDType) -> Self {
         let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! What comes out: transformers' logits, from whatever form the weights are in.
 
 use candle_core::quantized::GgmlDType;
-use relay_model::{AddedTokens, ChatOptions, LanguageModel, LoadOptions, Message, load};
+use relay_model::{AddedTokens, ChatOptions, LanguageModel, LoadOptions, Message, inspect, load};
 use serde_json::{Value, json};
 
 use crate::case::{Case, all_at_once, case, vectors};
@@ -115,6 +115,21 @@ fn what_repeats_the_configuration_is_no_fault() {
     let folder = Folder::without_weights(&case.config);
     folder.write("model.safetensors", &crate::folder::safetensors(&tensors, "F32"));
     assert_all_near(&mut *folder.load_exact().model, &case, "folder");
+}
+
+/// A folder that says it is tied and has an output layer of its own is untied, to transformers too.
+#[test]
+fn an_output_that_is_not_the_embedding_again_counts() {
+    let untied = case("llama-untied");
+    let mut config = untied.config.clone();
+    config["tie_word_embeddings"] = json!(true);
+    let folder = Folder::without_weights(&config);
+    folder.write("model.safetensors", &crate::folder::safetensors(&untied.tensors(), "F32"));
+    assert_all_near(&mut *folder.load_exact().model, &untied, "folder");
+    let untied = Folder::of(&untied, "F32");
+    let card = |folder: &Folder| inspect(&folder.path, &LoadOptions::default()).unwrap();
+    assert_eq!(card(&folder).parameters, card(&untied).parameters);
+    assert_eq!(folder.load().identity.hash, untied.load().identity.hash);
 }
 
 /// Version 4 of transformers wrote rotary positions under other keys, and left sizes out that

@@ -10,6 +10,7 @@ mod allocations;
 mod bad_folders;
 mod case;
 mod chunks;
+mod converters;
 mod damage;
 mod embedded;
 mod folder;

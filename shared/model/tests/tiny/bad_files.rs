@@ -4,7 +4,7 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 use proptest::prelude::*;
-use relay_model::{LoadOptions, ModelError, load};
+use relay_model::{ChatOptions, LoadOptions, Message, ModelError, inspect, load};
 
 use crate::allocations;
 use crate::raw_gguf::{RawFile, list_bytes, text_bytes};
@@ -124,13 +124,14 @@ fn unsupported_and_impossible_settings_are_named() {
         ("llama.block_count", Some(number(4)), "blk.3.attn_norm.weight is missing"),
         ("llama.block_count", Some(number(2)), "blk.2."),
         ("llama.block_count", Some(number(u32::MAX)), "llama.block_count"),
-        ("llama.embedding_length", Some(number(128)), "should be [259, 128]"),
+        ("llama.embedding_length", Some(number(128)), "16 rotary dimensions in heads of 32"),
         ("llama.attention.head_count", Some(number(0)), "llama.attention.head_count"),
         ("llama.attention.head_count", Some(number(1000)), "llama.attention"),
         ("llama.attention.head_count_kv", Some(number(3)), "3 KV heads"),
         ("llama.context_length", Some(text("long")), "llama.context_length"),
         ("llama.rope.dimension_count", Some(number(17)), "llama.rope.dimension_count"),
         ("llama.rope.dimension_count", Some(number(15)), "15 rotary dimensions"),
+        ("llama.rope.dimension_count", Some(number(8)), "8 rotary dimensions in heads of 16"),
         ("llama.rope.freq_base", Some(Value::F32(f32::NAN)), "llama.rope.freq_base"),
         ("llama.rope.scaling.type", Some(text("yarn")), "(yarn), which"),
         ("llama.rope.scaling.type", Some(number(1)), "rope.scaling.type scales"),
@@ -150,7 +151,6 @@ fn unsupported_and_impossible_settings_are_named() {
         ("tokenizer.ggml.merges", None, "tokenizer.ggml.merges"),
         ("tokenizer.ggml.token_type", None, "tokenizer.ggml.token_type"),
         ("tokenizer.ggml.eos_token_id", Some(number(9999)), "tokenizer.ggml.eos_token_id"),
-        ("tokenizer.chat_template", Some(text("{% if %}")), "chat template"),
     ];
     for (key, value, expected) in table {
         let message = refusal(&with_key(key, value.as_ref()));
@@ -158,6 +158,23 @@ fn unsupported_and_impossible_settings_are_named() {
     }
     let merges = Value::Array(vec![Value::String("no such".to_owned())]);
     assert!(refusal(&with_key("tokenizer.ggml.merges", Some(&merges))).contains("merge 0"));
+}
+
+/// Whoever gives raw prompts needs none.
+#[test]
+fn a_chat_template_that_is_none_fails_with_the_first_chat() {
+    let file = TinyFile::with_bytes(&with_key("tokenizer.chat_template", Some(&text("{% if %}"))));
+    let loaded = load(&file.path, &LoadOptions::default()).unwrap();
+    let template = loaded.chat_template.unwrap();
+    let told = [Message::new("user", "hi")];
+    let error = template.encode_chat(&loaded.tokenizer, &told, &ChatOptions::default());
+    let error = error.unwrap_err().to_string();
+    let card = inspect(&file.path, &LoadOptions::default()).unwrap();
+    let fault = card.chat_template.unwrap().fault.unwrap();
+    assert!(fault.contains("unexpected end of block (in chat:1)"), "{fault}");
+    for expected in ["tiny.gguf: its chat template: ", &fault, "; give raw prompts"] {
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]
@@ -268,7 +285,15 @@ fn files_of_other_machines_and_times_are_named() {
 
 #[test]
 fn every_quantisation_we_lack_is_named_with_advice() {
-    let table = [(10, "Q2_K"), (11, "Q3_K"), (16, "IQ2_XXS"), (20, "IQ4_NL"), (39, "MXFP4")];
+    let table = [
+        (10, "Q2_K"),
+        (11, "Q3_K"),
+        (16, "IQ2_XXS"),
+        (20, "IQ4_NL"),
+        (39, "MXFP4"),
+        (31, "Q4_0_4_4"),
+        (40, "NVFP4"),
+    ];
     for (code, expected) in table {
         let mut file = RawFile::tiny(&metadata(), &tensors(), 32);
         file.tensor_mut("blk.1.ffn_up.weight").type_code = code;
@@ -278,7 +303,7 @@ fn every_quantisation_we_lack_is_named_with_advice() {
     }
 }
 
-/// In each format, the scale of the file's last block: not a number, and infinite.
+/// In each format that fits rows this short, the scale of the file's last block: not a number, and infinite.
 #[test]
 fn scales_that_are_not_numbers_are_named() {
     let blocks = [

@@ -261,10 +261,27 @@ fn vocabularies_that_do_not_fit_are_refused() {
         |files| files.config["eos_token"] = json!("<|nowhere|>"),
         &["tokenizer_config.json", "eos_token", "<|nowhere|>"],
     );
-    check_folder(
-        |files| files.generation["eos_token_id"] = json!([1, 100_000]),
-        &["generation_config.json", "eos_token_id", "100000"],
-    );
+}
+
+/// They never come; transformers passes over them too.
+#[test]
+fn end_tokens_that_are_no_tokens_end_nothing() {
+    let mut files = Files::new(Family::Qwen2);
+    let ends = |tokenizer: &Tokenizer| -> Vec<u32> {
+        (0..700).filter(|id| tokenizer.ends_text(*id)).collect()
+    };
+    files.generation["eos_token_id"] = json!([1]);
+    files.write_folder();
+    let expected = ends(&Tokenizer::read(files.folder()).unwrap());
+    assert!(expected.contains(&1));
+    for stale in [json!([1, 100_000]), json!([-1, 1]), json!([1, 5_000_000_000_i64])] {
+        files.generation["eos_token_id"] = stale;
+        files.write_folder();
+        assert_eq!(ends(&Tokenizer::read(files.folder()).unwrap()), expected);
+    }
+    files.generation["eos_token_id"] = json!(-1);
+    files.write_folder();
+    assert!(!Tokenizer::read(files.folder()).unwrap().ends_text(1));
 }
 
 #[test]

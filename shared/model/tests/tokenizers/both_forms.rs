@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use candle_core::quantized::gguf_file::Value as Entry;
 use proptest::prelude::*;
 use relay_model::{AddedTokens, Detokenizer, TokenKind, Tokenizer};
 
@@ -133,6 +134,41 @@ fn roles_are_those_of_the_family() {
         );
         let is_control = |id: &u32| tokenizer.kind(*id) == TokenKind::Control;
         assert_eq!(ids.filter(is_control).count(), controls);
+    }
+}
+
+/// Ollama's converter counts its padding from 0 and writes it as text.
+#[test]
+fn padding_is_no_token_however_it_is_counted() {
+    for Judged { family, ours: [folder, _], .. } in &*JUDGED {
+        let files = Files::new(*family);
+        let first = folder.vocabulary_tokens();
+        let with_padding = |last: &str| {
+            let mut entries = files.entries();
+            for (key, value) in &mut entries {
+                let Entry::Array(values) = value else { continue };
+                for (index, value) in values.iter_mut().skip(first).enumerate() {
+                    match key.as_str() {
+                        "tokenizer.ggml.tokens" if first + index + 1 == ROWS => {
+                            *value = Entry::String(last.to_owned());
+                        }
+                        "tokenizer.ggml.tokens" => *value = Entry::String(format!("[PAD{index}]")),
+                        "tokenizer.ggml.token_type" => *value = Entry::I32(4),
+                        _ => {}
+                    }
+                }
+            }
+            files.write_gguf(&entries);
+            Tokenizer::read(&files.gguf()).unwrap()
+        };
+        let whole = with_padding(&format!("[PAD{}]", ROWS - first - 1));
+        assert_eq!(whole.fingerprint(&[]), folder.fingerprint(&[]), "{family:?}");
+        assert_eq!(whole.placeholder_ids(ROWS).count(), ROWS - first, "{family:?}");
+        // A run that does not go on to the last id is text like any other.
+        for last in ["[PAD]", "[PAD00]", "[PAD9999]", "[x]"] {
+            let placeholders = with_padding(last).placeholder_ids(ROWS).count();
+            assert_eq!(placeholders, usize::from(last == "[PAD9999]"), "{family:?} {last}");
+        }
     }
 }
 

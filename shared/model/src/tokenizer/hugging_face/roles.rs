@@ -35,7 +35,7 @@ impl Folder<'_> {
         }
         let mut end_ids = HashSet::new();
         for name in ["generation_config.json", "config.json"] {
-            end_ids.extend(self.read_end_ids(name, tokens.len())?);
+            end_ids.extend(self.read_end_ids(name, tokens)?);
         }
         Ok(Roles { bos_id, prepends_bos, eos_id, end_ids })
     }
@@ -54,19 +54,21 @@ impl Folder<'_> {
         })
     }
 
-    fn read_end_ids(&self, name: &'static str, tokens: usize) -> Result<Vec<u32>, ModelError> {
+    /// Ids that are no token's never come, so they end nothing: stale ones and -1, which stands for
+    /// none, are taken as transformers takes them.
+    fn read_end_ids(
+        &self,
+        name: &'static str,
+        tokens: &[(String, TokenKind)],
+    ) -> Result<Vec<u32>, ModelError> {
         let config: EndTokens = self.read_config(name)?;
         let ids = match config.eos_token_id {
             None => Vec::new(),
             Some(OneOrMany::One(id)) => vec![id],
             Some(OneOrMany::Many(ids)) => ids,
         };
-        let past = ids.iter().find(|&&id| id as usize >= tokens);
-        past.map_or(Ok(()), |id| {
-            let what = format!("eos_token_id holds {id}, but tokenizer.json has {tokens} tokens");
-            Err(self.bad(name, what, INCOMPLETE))
-        })?;
-        Ok(ids)
+        let is_token = |id: &u32| (*id as usize) < tokens.len();
+        Ok(ids.into_iter().filter_map(|id| u32::try_from(id).ok()).filter(is_token).collect())
     }
 
     /// The token that a post-processor puts in front of texts.
