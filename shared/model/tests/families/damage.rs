@@ -14,6 +14,7 @@ use crate::allocations;
 use crate::case::{Case, case, run};
 use crate::folder::Folder;
 use crate::gguf::GgufFile;
+use crate::quantised::wide_case;
 
 /// What reading any damaged file of these may take at once: a few times the files themselves.
 const PEAK_BYTES_MAX: usize = 4 << 20;
@@ -197,8 +198,14 @@ fn rarer_files_and_blocks_damaged_anywhere_get_a_verdict() {
             verdicts.judge(&folder.path, &case.name, &format!("{file}: {how}"));
         });
     }
-    for dtype in [GgmlDType::Q4_0, GgmlDType::Q5_1, GgmlDType::Q8_0] {
-        let file = GgufFile::of(&case, dtype);
+    let wide = wide_case();
+    for (case, dtype) in [
+        (&case, GgmlDType::Q4_0),
+        (&case, GgmlDType::Q5_1),
+        (&case, GgmlDType::Q8_0),
+        (&wide, GgmlDType::Q4K),
+    ] {
+        let file = GgufFile::of(case, dtype);
         let good = std::fs::read(&file.path).unwrap();
         for _ in 0..150 {
             let (at, bit) = (choices.below(good.len()), choices.below(8));

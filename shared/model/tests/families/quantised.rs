@@ -19,7 +19,7 @@ const CODES_TOLERANCE: (f32, f32) = (0.022, 0.04);
 const PLAIN_TOLERANCE: (f32, f32) = (1e-6, 1e-6);
 
 /// A layer whose rows hold whole blocks of every format.
-fn wide_case() -> Case {
+pub(crate) fn wide_case() -> Case {
     let mut case = case("qwen3-untied");
     for (key, value) in [
         ("hidden_size", 256),
@@ -61,6 +61,32 @@ fn every_format_gives_the_logits_of_the_values_it_stands_for() {
         println!("{dtype:?}: {mean}, {worst} at worst; {:.2} bits a weight", 32.0 * share);
         assert!(mean < tolerance.0 && worst < tolerance.1, "{dtype:?}: {mean}, {worst}");
         assert!(32.0 * share < bits * 1.25, "{dtype:?}: {share} of the bytes");
+    }
+}
+
+/// In blocks of 256, the scale of the last matrix's last block.
+#[test]
+fn scales_of_long_blocks_that_are_not_numbers_are_named() {
+    let case = wide_case();
+    // Behind it stand the norms of queries and keys.
+    let norms_bytes = 2 * 4 * case.head_width();
+    for (dtype, block_bytes, scale_at) in [
+        (GgmlDType::Q4K, 144, 0),
+        (GgmlDType::Q4K, 144, 2),
+        (GgmlDType::Q5K, 176, 0),
+        (GgmlDType::Q5K, 176, 2),
+        (GgmlDType::Q6K, 210, 208),
+    ] {
+        let file = GgufFile::of(&case, dtype);
+        let mut bytes = std::fs::read(&file.path).unwrap();
+        let at = bytes.len() - norms_bytes - block_bytes + scale_at;
+        for not_a_number in [0x7C00_u16, 0xFC00, 0x7E01] {
+            bytes[at..at + 2].copy_from_slice(&not_a_number.to_le_bytes());
+            std::fs::write(&file.path, &bytes).unwrap();
+            let message = crate::folder::refusal(&file.path);
+            let expected = "tensor blk.0.ffn_down.weight holds values that are not numbers";
+            assert!(message.contains(expected), "{dtype:?}: {message}");
+        }
     }
 }
 

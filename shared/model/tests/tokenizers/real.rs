@@ -35,7 +35,9 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 
 #[test]
 fn ids_are_those_of_llama_cpps_vectors() {
-    for path in folder().map(|folder| paths(&folder)).unwrap_or_default() {
+    let Some(folder) = folder() else { return };
+    let mut files = 0;
+    for path in paths(&folder) {
         let inputs = std::fs::read_to_string(beside(&path, ".inp"));
         let (Ok(inputs), true) = (inputs, path.extension().is_some_and(|end| end == "gguf")) else {
             continue;
@@ -50,7 +52,9 @@ fn ids_are_those_of_llama_cpps_vectors() {
             assert_eq!(tokenizer.encode(text, AddedTokens::Parse), expected, "{path:?} {text:?}");
         }
         eprintln!("{}: {} texts have llama.cpp's ids", path.display(), texts.len());
+        files += 1;
     }
+    assert!(files > 0, "RELAY_TOKENIZERS names a folder without llama.cpp's vectors");
 }
 
 #[test]
@@ -59,6 +63,7 @@ fn ids_are_those_of_the_reference_and_both_forms_are_one() {
     let read = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
     let mut texts: Vec<String> = paths(&folder.join("texts")).into_iter().map(read).collect();
     texts.extend(texts::NAMED.map(|(_, text)| text.to_owned()));
+    let mut folders = 0;
     for path in paths(&folder).into_iter().filter(|path| path.join("tokenizer.json").exists()) {
         let reference = tokenizers::Tokenizer::from_file(path.join("tokenizer.json")).unwrap();
         let ours = Tokenizer::read(&path).unwrap();
@@ -78,5 +83,7 @@ fn ids_are_those_of_the_reference_and_both_forms_are_one() {
         let is_one = gguf.map(|gguf| gguf.fingerprint(&[]) == ours.fingerprint(&[]));
         eprintln!("{}: {ids} ids are the reference's; one with GGUF: {is_one:?}", path.display());
         assert_ne!(is_one, Some(false), "{path:?}");
+        folders += 1;
     }
+    assert!(folders > 0, "RELAY_TOKENIZERS names a folder without a tokenizer.json");
 }
