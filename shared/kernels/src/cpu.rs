@@ -92,7 +92,8 @@ impl Cpu {
     /// [`CpuError`] if there is no such instruction set, or not here.
     pub fn named(name: Option<&str>) -> Result<Self, CpuError> {
         match name {
-            None => Ok(Self::best()),
+            // What is set to nothing is how some launchers leave it unset.
+            None | Some("") => Ok(Self::best()),
             Some("portable") => Ok(Self::PORTABLE),
             Some("avx2") => Self::avx2().ok_or(CpuError::Unsupported("avx2")),
             Some("avx512") => Self::avx512().ok_or(CpuError::Unsupported("avx512")),
@@ -150,6 +151,7 @@ mod tests {
     #[test]
     fn a_name_forces_an_instruction_set() {
         assert_eq!(Cpu::named(None), Ok(Cpu::best()));
+        assert_eq!(Cpu::named(Some("")), Ok(Cpu::best()));
         assert_eq!(Cpu::named(Some("portable")), Ok(Cpu::PORTABLE));
         assert_eq!(Cpu::named(Some("avx2")).ok(), Cpu::avx2());
         assert_eq!(Cpu::named(Some("avx512")).ok(), Cpu::avx512());

@@ -1,4 +1,5 @@
-//! One source, several instruction sets: the only unsafe code of this crate.
+//! One source, several instruction sets, for loops over whole files that are bound by memory. They
+//! take the widest at hand, whatever is forced: the bits are the same.
 //!
 //! Rust never fuses or reorders floating-point operations, so each compiled copy of a function
 //! gives the same bits; wider registers only run more of its lanes at once.
