@@ -17,6 +17,8 @@ mod limits {
     pub(super) const REGION_BYTES: usize = 64 << 20;
     /// Below this a region has ordinary pages: large ones would waste more than they hold.
     pub(super) const LARGE_PAGES_MIN_BYTES: usize = 4 << 20;
+    /// A multiple of the pages that the system gives memory in, on every machine.
+    pub(super) const SYSTEM_PAGE_BYTES: usize = 64 << 10;
 }
 
 /// What slices are aligned to: a cache line.
@@ -76,6 +78,15 @@ impl Arena {
         ArenaSlice { first, len, at, bytes, region }
     }
 
+    /// Lets go of the region that slices are taken from if it holds none. The next one is as large as
+    /// what is `held` elsewhere, so that a growing sequence doubles.
+    pub fn trim(&mut self, held_bytes: usize) {
+        if self.region.as_ref().is_some_and(|region| Arc::strong_count(region) == 1) {
+            self.region = None;
+            self.next_bytes = held_bytes.min(limits::REGION_BYTES);
+        }
+    }
+
     /// A new region, `bytes` of which are taken.
     fn add_region(&mut self, bytes: usize) -> Arc<Region> {
         let region = Arc::new(Region::new(bytes.max(self.next_bytes), bytes));
@@ -96,8 +107,8 @@ struct Region {
 #[derive(Debug)]
 enum Memory {
     Small(Layout),
-    /// Kept for its end: it gives its pages back.
-    Large(#[expect(dead_code, reason = "dropped with the region")] MmapMut),
+    /// Gives its pages back at its end, and those of places that are free.
+    Large(MmapMut),
 }
 
 #[derive(Debug)]
@@ -149,7 +160,24 @@ impl Region {
         Some(at)
     }
 
+    /// What is free takes no memory of the system, but for its first and last page.
     fn give_back(&self, at: usize, bytes: usize) {
+        #[cfg(target_os = "linux")]
+        if let Memory::Large(map) = &self.memory {
+            let start = at.next_multiple_of(limits::SYSTEM_PAGE_BYTES);
+            let end = (at + bytes) / limits::SYSTEM_PAGE_BYTES * limits::SYSTEM_PAGE_BYTES;
+            if start < end {
+                // SAFETY: nobody reads the place before it is written again: it was its slice's own,
+                // which is being dropped. Where the system refuses, the memory stays.
+                drop(unsafe {
+                    map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        start,
+                        end - start,
+                    )
+                });
+            }
+        }
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.free.push((at, bytes));
     }
@@ -267,6 +295,42 @@ mod tests {
         assert_eq!(regions[..7], doubled);
         assert!(regions[7..].iter().all(|bytes| *bytes == limits::REGION_BYTES));
         drop(slices);
+    }
+
+    #[test]
+    fn a_region_goes_with_its_last_slice_once_it_is_trimmed() {
+        let mut arena = Arena::growing();
+        let (held, dropped) = (arena.filled(1 << 20, 1_u8), arena.filled(1 << 20, 2_u8));
+        let region = Arc::downgrade(&dropped.region);
+        arena.trim(0);
+        assert!(region.upgrade().is_some(), "a slice is left");
+        drop(dropped);
+        assert!(region.upgrade().is_some());
+        arena.trim(1 << 20);
+        assert!(region.upgrade().is_none());
+        assert_eq!(arena.filled(1, 0_u8).region.bytes, 1 << 20);
+        assert_eq!(held.last(), Some(&1));
+    }
+
+    /// Numbers of other tests come and go meanwhile, of far fewer bytes.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_free_takes_no_memory_of_the_system() {
+        let resident_mib = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap() >> 10
+        };
+        let mut arena = Arena::large();
+        let held = arena.filled(1 << 20, 1_u8);
+        let slices: Vec<ArenaSlice<u8>> = (0..60).map(|_| arena.filled(1 << 20, 2)).collect();
+        assert!(Arc::ptr_eq(&held.region, &slices[59].region));
+        let full_mib = resident_mib();
+        drop(slices);
+        let left_mib = resident_mib();
+        assert!(left_mib + 40 < full_mib, "{full_mib} MiB before, {left_mib} behind");
+        assert!(held.iter().all(|value| *value == 1));
+        assert!(arena.filled(1 << 20, 3_u8).iter().all(|value| *value == 3));
     }
 
     #[test]

@@ -19,7 +19,7 @@
 //! | know what a format's bytes mean | `blocks` |
 //!
 //! **Unsafe code** is of four kinds: vector instructions, behind a value that proves the machine
-//! has them (`avx2`, `avx512`); outputs that threads share by promise (`disjoint`); a closure lent to
+//! has them (`avx2`, `avx512`), or a question to it (`dispatch`); outputs that threads share by promise (`disjoint`); a closure lent to
 //! the threads of a pool (`pool`); and memory in large pages (`arena`).
 //!
 //! Shapes that do not fit are a caller's mistake and panic at once.

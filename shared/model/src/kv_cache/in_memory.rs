@@ -50,8 +50,12 @@ impl<E: KvElement> MemoryPages<E> {
         self.pages.len()
     }
 
+    /// The memory of pages that are cut off goes back to the system, unless a fork has them too.
     pub(super) fn truncate(&mut self, pages: usize) {
-        self.pages.truncate(pages);
+        if pages < self.pages.len() {
+            self.pages.truncate(pages);
+            self.arena.trim(pages * size_of::<E>() * page_numbers(self.shape));
+        }
     }
 
     /// Makes every page from `first_page` to `pages` present and this sequence's own.
@@ -111,10 +115,14 @@ impl<E: KvElement> MemoryPages<E> {
     }
 }
 
+/// Of one page, all layers' keys and values.
+fn page_numbers(shape: KvShape) -> usize {
+    shape.layers * 2 * PAGE_TOKENS * shape.width
+}
+
 impl<E: KvElement> Page<E> {
     fn zeroed(arena: &mut Arena, shape: KvShape) -> Self {
-        let len = shape.layers * 2 * PAGE_TOKENS * shape.width;
-        Self { numbers: arena.filled(len, E::default()) }
+        Self { numbers: arena.filled(page_numbers(shape), E::default()) }
     }
 
     fn layer(&self, shape: KvShape, layer: usize) -> KvPage<'_, E> {
