@@ -30,7 +30,7 @@ fn model_folder(first_token: &str) -> tempfile::TempDir {
         {% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}";
     let config = json!({ "eos_token": "<|endoftext|>", "chat_template": template });
     write("tokenizer_config.json", config.to_string().as_bytes());
-    write("model.safetensors", &zero_weights());
+    write("model.safetensors", &equal_weights());
     folder
 }
 
@@ -66,7 +66,7 @@ fn tokenizer(first: &str) -> Value {
     })
 }
 
-fn zero_weights() -> Vec<u8> {
+fn equal_weights() -> Vec<u8> {
     let square = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
     let inner = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
     let norms = ["input_layernorm", "post_attention_layernorm"];
@@ -87,7 +87,7 @@ fn zero_weights() -> Vec<u8> {
     }
     let header = Value::Object(header).to_string();
     let length = u64::try_from(header.len()).unwrap().to_le_bytes();
-    [&length, header.as_bytes(), &vec![0; end]].concat()
+    [&length, header.as_bytes(), &0.5_f32.to_le_bytes().repeat(end / 4)].concat()
 }
 
 fn program(arguments: &[&str]) -> Command {

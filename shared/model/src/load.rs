@@ -65,8 +65,21 @@ pub(crate) struct LoadWatch {
 }
 
 impl LoadWatch {
-    fn new(source: &dyn TensorSource, tell: Option<fn(LoadProgress)>) -> Self {
-        let all_bytes = source.views().iter().map(|view| view.bytes.len()).sum();
+    /// Of the tensors that the forward pass has; others may lie beside them.
+    fn new(
+        source: &dyn TensorSource,
+        config: &ModelConfig,
+        tell: Option<fn(LoadProgress)>,
+    ) -> Self {
+        let naming = source.naming();
+        let is_read = |name: &str| match naming.role(name) {
+            None | Some(TensorRole::RotaryDivisors) => false,
+            Some(TensorRole::Output) => !config.is_tied,
+            Some(_) => true,
+        };
+        let views = source.views();
+        let read = views.iter().filter(|view| is_read(view.name));
+        let all_bytes = read.map(|view| view.bytes.len()).sum();
         Self { tell, told: Instant::now(), progress: LoadProgress { bytes: 0, all_bytes } }
     }
 
@@ -79,6 +92,12 @@ impl LoadWatch {
             self.told = Instant::now();
             tell(self.progress);
         }
+    }
+
+    /// Everything was brought.
+    pub(crate) fn finish(&self) {
+        let LoadProgress { bytes, all_bytes } = self.progress;
+        debug_assert_eq!(bytes, all_bytes, "a tensor was not counted, or twice");
     }
 }
 
@@ -160,7 +179,7 @@ pub fn load(
         None => {
             let cpu = Cpu::from_environment().map_err(ModelError::Cpu)?;
             let pool = Pool::new(cpu, options.threads.unwrap_or_else(physical_cores));
-            let watch = LoadWatch::new(&*source, options.progress);
+            let watch = LoadWatch::new(&*source, &config, options.progress);
             Box::new(Transformer::read(&*source, config, options.kv_precision, pool, watch)?)
         }
         Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),

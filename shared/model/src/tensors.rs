@@ -57,6 +57,19 @@ pub(crate) enum LayerPart {
     Down,
 }
 
+impl TensorRole {
+    /// Whether a sound model may have nothing but zeros here: biases, and what a block that was put in
+    /// between adds to the hidden state until it has learned.
+    fn may_be_zero(self) -> bool {
+        use LayerPart::{AttentionOutput, Down, KeyBias, QueryBias, ValueBias};
+        let Self::OfLayer(_, part) = self else {
+            // Divisors are looked at where frequencies are made.
+            return self == Self::RotaryDivisors;
+        };
+        matches!(part, QueryBias | KeyBias | ValueBias | AttentionOutput | Down)
+    }
+}
+
 /// Which names a file form uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Naming {
@@ -152,14 +165,32 @@ pub(crate) trait TensorSource {
     /// The same, its numbers looked through.
     ///
     /// # Errors
-    /// As [`TensorSource::stored`], and if it holds what is not a finite number.
+    /// As [`TensorSource::stored`], and if it holds what is not a finite number, or only zeros where
+    /// no model has them.
     fn matrix(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
+        self.looked_through(role, shape, &Matrix::is_finite)
+    }
+
+    /// The same by who looks through its numbers.
+    ///
+    /// # Errors
+    /// As [`TensorSource::matrix`].
+    fn looked_through(
+        &self,
+        role: TensorRole,
+        shape: &[usize],
+        is_finite: &dyn Fn(&Matrix) -> bool,
+    ) -> Result<Matrix, ModelError> {
         let matrix = self.stored(role, shape)?;
-        if matrix.is_finite() {
+        let what = if !is_finite(&matrix) {
+            "values that are not numbers"
+        } else if !role.may_be_zero() && matrix.is_blank() {
+            "nothing but zero bytes, as a download leaves it that was cut short"
+        } else {
             return Ok(matrix);
-        }
+        };
         let name = self.naming().name(role);
-        Err(self.bad_tensor(role, format!("tensor {name} holds values that are not numbers")))
+        Err(self.bad_tensor(role, format!("tensor {name} holds {what}")))
     }
 
     /// A vector as values, with the same errors.

@@ -68,6 +68,13 @@ struct Packer<'a> {
     bytes: usize,
 }
 
+impl Packer<'_> {
+    fn looked_through(&self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
+        let is_finite = |matrix: &Matrix| matrix.is_finite_by(self.pool);
+        self.source.looked_through(role, &shape, &is_finite)
+    }
+}
+
 impl TensorReader for Packer<'_> {
     type Table = Matrix;
     type Matrix = PackedMatrix;
@@ -78,7 +85,7 @@ impl TensorReader for Packer<'_> {
     }
 
     fn table(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
-        let table = self.source.matrix(role, &shape)?;
+        let table = self.looked_through(role, shape)?;
         table.release();
         self.bytes += table.bytes();
         self.watch.advance(table.bytes());
@@ -86,7 +93,7 @@ impl TensorReader for Packer<'_> {
     }
 
     fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<PackedMatrix, ModelError> {
-        let stored = self.source.matrix(role, &shape)?;
+        let stored = self.looked_through(role, shape)?;
         let packed = stored.pack(self.pool, &mut self.arena, shape[1]);
         stored.release();
         self.bytes += packed.bytes();
@@ -97,6 +104,7 @@ impl TensorReader for Packer<'_> {
     fn vector(&mut self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
         let vector = self.source.vector(role, len)?;
         self.bytes += size_of_val(vector.as_slice());
+        self.watch.advance(self.source.stored(role, &[len])?.bytes());
         Ok(vector)
     }
 }
@@ -127,6 +135,7 @@ impl Transformer {
     ) -> Result<Self, ModelError> {
         let mut packer = Packer { source, pool: &pool, arena: Arena::large(), watch, bytes: 0 };
         let weights = ModelWeights::read(&mut packer, &config)?;
+        packer.watch.finish();
         let weight_bytes = packer.bytes;
         let frequencies = config.rotary.frequencies();
         Ok(Self { config, kv_precision, frequencies, weights, weight_bytes, pool })

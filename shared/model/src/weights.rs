@@ -3,15 +3,11 @@
 //! Nothing is copied until a matrix is packed for the kernels. Knows what a matrix is made of, not
 //! what it is for.
 
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use relay_kernels::{Arena, PackedMatrix, Pool, WeightFormat, Weights};
 
 use crate::mapped_file::FileBytes;
-
-mod limits {
-    /// Blocks that one task checks.
-    pub(super) const CHECKED_BLOCKS: usize = 1 << 14;
-}
 
 /// A matrix `[outputs, inputs]`.
 #[derive(Debug, Clone)]
@@ -87,8 +83,27 @@ impl Matrix {
     /// Whether every weight is a finite number. Touches every page of the matrix, which brings it
     /// into memory before the first token needs it.
     pub(crate) fn is_finite(&self) -> bool {
-        let chunks = self.bytes.par_chunks(limits::CHECKED_BLOCKS * self.format.block_bytes());
-        chunks.all(|blocks| self.format.is_finite(blocks))
+        self.format.is_finite(&self.bytes)
+    }
+
+    /// Whether no byte of it is set.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.bytes.iter().all(|byte| *byte == 0)
+    }
+
+    /// Whether every weight is a finite number, looked up by all threads of `pool`.
+    pub(crate) fn is_finite_by(&self, pool: &Pool) -> bool {
+        let block_bytes = self.format.block_bytes();
+        let blocks = self.bytes.len() / block_bytes;
+        let is_finite = AtomicBool::new(true);
+        pool.run(&|share| {
+            let part = share.part(blocks, 1);
+            let bytes = &self.bytes[part.start * block_bytes..part.end * block_bytes];
+            if !self.format.is_finite(bytes) {
+                is_finite.store(false, Ordering::Relaxed);
+            }
+        });
+        is_finite.into_inner()
     }
 }
 
@@ -118,10 +133,14 @@ mod tests {
 
     #[test]
     fn an_infinity_anywhere_is_seen() {
-        let mut bytes = vec![0; 4 * (limits::CHECKED_BLOCKS + 3)];
-        assert!(matrix(WeightFormat::F32, bytes.clone()).is_finite());
-        let last = bytes.len() - 4;
-        bytes[last..].copy_from_slice(&f32::INFINITY.to_le_bytes());
-        assert!(!matrix(WeightFormat::F32, bytes).is_finite());
+        let pool = Pool::new(Cpu::best(), 3);
+        let sound = matrix(WeightFormat::F32, vec![0; 4 * 1001]);
+        assert!(sound.is_finite() && sound.is_finite_by(&pool));
+        for place in [0, 333, 334, 667, 1000] {
+            let mut bytes = vec![0; 4 * 1001];
+            bytes[4 * place..4 * place + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+            let broken = matrix(WeightFormat::F32, bytes);
+            assert!(!broken.is_finite() && !broken.is_finite_by(&pool), "{place}");
+        }
     }
 }
