@@ -65,7 +65,9 @@ pub(super) fn add_template(
         let what = format!("it has {bytes} bytes, where {most} are the most");
         return Err(ModelError::Template { what });
     }
-    let source = with_changed_tags(source);
+    // As Jinja2 reads a source: every kind of line end is one.
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let source = with_changed_tags(&source);
     environment.add_template_owned(name, source).map_err(|error| template_fault(&error))
 }
 
@@ -158,6 +160,12 @@ mod tests {
         let template = environment.get_template("test").unwrap();
         let now = clock(datetime!(2024-07-06 08:09:05));
         template.render(context! { strftime_now => now }).map_err(|error| template_fault(&error))
+    }
+
+    #[test]
+    fn every_kind_of_line_end_is_one() {
+        let source = "a\r\n{% if true %}\r\nb\r\n{% endif %}\r\nc\rd";
+        assert_eq!(render(source).unwrap(), "a\nb\nc\nd");
     }
 
     #[test]
