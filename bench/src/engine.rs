@@ -11,7 +11,7 @@ use relay_kernels::{Cpu, Pool, read_bandwidth};
 use relay_model::{KvCache, LanguageModel, LoadOptions, LogitsWanted, Row, load};
 use serde::Serialize;
 
-use crate::figures::{float, median, resident_bytes};
+use crate::figures::{float, median, resident_bytes_max};
 use crate::peer::Peer;
 use crate::print;
 
@@ -79,9 +79,12 @@ struct Report {
     decode_tps: f64,
     weight_bytes: usize,
     kv_bytes: usize,
+    /// The most that was in memory, loading included.
     rss_bytes: Option<u64>,
+    /// The middle of readings after each pair.
     bandwidth_gbps: f64,
-    /// Decoded tokens over those that memory allows: a step reads all weights and keys once.
+    /// Decoded tokens over those that memory allows: a step reads all weights once, and the keys and
+    /// values that there are in the middle of the run.
     fraction_of_limit: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<Comparison>,
@@ -127,7 +130,7 @@ fn run(options: &Options, started: Instant) -> anyhow::Result<Report> {
     let load_options = LoadOptions { threads: Some(threads), ..LoadOptions::default() };
     let loaded = load(&options.model, &load_options).context("the model cannot be loaded")?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
-    let mut subject = Subject { model: loaded.model, options, kv_bytes: 0, rss_bytes: None };
+    let mut subject = Subject { model: loaded.model, options, kv_bytes: 0 };
     let peer = options.peer.as_ref().map(|program| Peer {
         program,
         model: &options.model,
@@ -141,15 +144,26 @@ fn run(options: &Options, started: Instant) -> anyhow::Result<Report> {
     let mut theirs = Vec::new();
     subject.warm_up()?;
     let times = Times { load_ms, first_token_ms: started.elapsed().as_secs_f64() * 1e3 };
-    for _ in 0..options.pairs {
-        ours.push(subject.run()?);
-        if let Some(peer) = &peer {
+    let rss_bytes = || resident_bytes_max();
+    let pool = Pool::new(Cpu::from_environment()?, threads);
+    let mut readings = vec![];
+    let mut rss = None;
+    for pair in 0..options.pairs {
+        // Whoever comes first in one pair comes second in the next.
+        let is_first = pair % 2 == 0;
+        if let Some(peer) = peer.as_ref().filter(|_| !is_first) {
             theirs.push(peer.run()?);
         }
+        ours.push(subject.run()?);
+        // Before the memory that bandwidth is read from counts, too.
+        rss = rss.or_else(rss_bytes);
+        if let Some(peer) = peer.as_ref().filter(|_| is_first) {
+            theirs.push(peer.run()?);
+        }
+        readings.push(read_bandwidth(&pool));
     }
-    let pool = Pool::new(Cpu::from_environment()?, threads);
-    let bandwidth = read_bandwidth(&pool);
-    Ok(subject.report(&pool, times, bandwidth, &ours, &theirs))
+    let bandwidth = median(readings.into_iter());
+    Ok(subject.report(&pool, times, (bandwidth, rss), &ours, &theirs))
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -162,9 +176,8 @@ struct Times {
 struct Subject<'a> {
     model: Box<dyn LanguageModel>,
     options: &'a Options,
+    /// When the caches were full.
     kv_bytes: usize,
-    /// While the caches were full.
-    rss_bytes: Option<u64>,
 }
 
 impl Subject<'_> {
@@ -194,7 +207,6 @@ impl Subject<'_> {
         let tokens = float(self.options.generated * self.options.batch);
         let decode_tps = tokens / start.elapsed().as_secs_f64();
         self.kv_bytes = caches.iter().map(KvCache::bytes).sum();
-        self.rss_bytes = self.rss_bytes.max(resident_bytes());
         Ok(Speeds { prefill_tps, decode_tps })
     }
 
@@ -223,14 +235,16 @@ impl Subject<'_> {
         &self,
         pool: &Pool,
         times: Times,
-        bandwidth: f64,
+        (bandwidth, rss_bytes): (f64, Option<u64>),
         ours: &[Speeds],
         theirs: &[Speeds],
     ) -> Report {
         let options = self.options;
         let weight_bytes = self.model.shape().weight_bytes;
         let decode_tps = median(ours.iter().map(|speeds| speeds.decode_tps));
-        let step_bytes = float(weight_bytes + self.kv_bytes);
+        let tokens = float(options.context) + float(options.generated) / 2.0;
+        let last_tokens = float(options.context + options.generated);
+        let step_bytes = float(weight_bytes) + float(self.kv_bytes) * tokens / last_tokens;
         let limit_tps = bandwidth / step_bytes * float(options.batch);
         Report {
             model: options.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -246,7 +260,7 @@ impl Subject<'_> {
             decode_tps,
             weight_bytes,
             kv_bytes: self.kv_bytes,
-            rss_bytes: self.rss_bytes,
+            rss_bytes,
             bandwidth_gbps: bandwidth / 1e9,
             fraction_of_limit: decode_tps / limit_tps,
             peer: (!theirs.is_empty()).then(|| compare(ours, theirs)),

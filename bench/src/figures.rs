@@ -14,13 +14,13 @@ pub(crate) fn float(count: usize) -> f64 {
     count as f64
 }
 
-/// Bytes of this process in memory, where the system says so.
-pub(crate) fn resident_bytes() -> Option<u64> {
-    resident_of(&std::fs::read_to_string("/proc/self/status").ok()?)
+/// The most bytes that this process ever had in memory, where the system says so.
+pub(crate) fn resident_bytes_max() -> Option<u64> {
+    resident_max_of(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
-fn resident_of(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn resident_max_of(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn resident_memory_is_read() {
-        assert_eq!(resident_of("VmSize:\t 9 kB\nVmRSS:\t   12 kB\n"), Some(12_288));
-        assert_eq!(resident_of("VmSize: 9 kB"), None);
+        assert_eq!(resident_max_of("VmSize:\t 9 kB\nVmHWM:\t   12 kB\n"), Some(12_288));
+        assert_eq!(resident_max_of("VmSize: 9 kB"), None);
     }
 }
