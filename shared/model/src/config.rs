@@ -4,10 +4,15 @@
 
 mod gguf;
 mod hugging_face;
+mod rotary;
 
 use relay_kernels::AttentionShape;
+use serde::{Deserialize, Serialize};
 
 use crate::kv_cache::KvShape;
+
+pub(crate) use rotary::{Rotary, RotaryLayout, rotary_angles};
+pub use rotary::{RotaryScaling, rotary_frequencies};
 
 mod limits {
     /// Sizes beyond these are not from a model of these families.
@@ -20,9 +25,11 @@ mod limits {
 const UNUSABLE: &str = "use a plain model of the Llama, Qwen2 or Qwen3 family";
 
 /// Architectures whose forward pass is here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
     /// Touvron et al., 2023 (arXiv 2302.13971), Llama 3 included.
+    #[default]
     Llama,
     /// As Llama, with biases on queries, keys and values (arXiv 2407.10671).
     Qwen2,
@@ -32,7 +39,7 @@ pub(crate) enum Family {
 
 impl Family {
     /// The name that both file forms give it.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
@@ -49,45 +56,15 @@ impl Family {
             _ => None,
         }
     }
-}
 
-/// Which numbers of a head turn together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RotaryLayout {
-    /// 2i and 2i+1: GGUF files of the Llama family, whose queries and keys are permuted for it.
-    Interleaved,
-    /// i and i + pairs: all others.
-    Halves,
-}
-
-/// Rotary positions (Su et al., 2021, arXiv 2104.09864).
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Rotary {
-    pub(crate) layout: RotaryLayout,
-    /// Pairs of a head: all of it turns.
-    pub(crate) pairs: usize,
-    pub(crate) base: f64,
-    /// Llama 3's scaling: what each pair's frequency is divided by. Empty where there is none.
-    pub(crate) frequency_divisors: Vec<f32>,
-}
-
-impl Rotary {
-    /// Radians by which each pair turns from one position to the next.
-    pub(crate) fn frequencies(&self) -> Vec<f64> {
-        let divisors = self.frequency_divisors.iter().copied().map(f64::from);
-        let divisors = divisors.chain(std::iter::repeat(1.0));
-        let frequency = |pair: usize| self.base.powf(-(float(pair) / float(self.pairs)));
-        (0..self.pairs).zip(divisors).map(|(pair, divisor)| frequency(pair) / divisor).collect()
+    /// The class that transformers has for it.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
     }
-}
-
-/// Cosine and sine of each position's rotary pairs: `[positions, frequencies.len()]`.
-pub(crate) fn rotary_angles(
-    positions: impl Iterator<Item = usize>,
-    frequencies: &[f64],
-) -> Vec<(f32, f32)> {
-    let angles = positions.flat_map(|at| frequencies.iter().map(move |f| float(at) * f));
-    angles.map(|angle| (narrow(angle.cos()), narrow(angle.sin()))).collect()
 }
 
 /// Sizes and kind of a model.
@@ -188,11 +165,6 @@ impl ModelConfig {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "pairs and positions are far below 2^52")]
-fn float(value: usize) -> f64 {
-    value as f64
-}
-
 #[expect(clippy::cast_possible_truncation, reason = "the kernels compute in f32")]
 fn narrow(value: f64) -> f32 {
     value as f32
@@ -216,6 +188,7 @@ mod tests {
                 pairs: 8,
                 base: 10_000.0,
                 frequency_divisors: vec![1.0; 8],
+                scaling: None,
             },
             epsilon: 1e-5,
             is_tied: false,

@@ -11,6 +11,7 @@
 //! | bring one from a file | `load`, `config`, `tensors`, `architecture` |
 //! | follow the forward pass | `transformer`, `slab`; on a device `device` |
 //! | say what a model is before it is loaded | `model_card` |
+//! | train it, or write it as a folder | `model_numbers` |
 //! | find a folder's files, or those of the tiny pair | `folder_files`, `embedded` |
 //! | read a file form | `gguf`, `hugging_face`, `safetensors`, `json_file`, `regular_file` |
 //! | keep its weights | `mapped_file`, `weights` |
@@ -41,6 +42,7 @@ mod load;
 mod mapped_file;
 mod misspelt;
 mod model_card;
+mod model_numbers;
 mod noise;
 mod regular_file;
 mod safetensors;
@@ -59,6 +61,7 @@ pub mod scripted;
 pub use banned_text::{BannedText, TokenMask};
 pub use chat::{ChatOptions, ChatTemplate, ChatText, Json, Message, RenderedChat};
 pub use checksum::{FileChecksum, checksums};
+pub use config::{Family, RotaryScaling, rotary_frequencies};
 pub use detokenizer::Detokenizer;
 pub use device::{DeviceChoice, DeviceFault, DevicePrecision, NoSuchDevice};
 pub use embedded::{EMBEDDED, TINY_LLM, TINY_SLM};
@@ -68,6 +71,7 @@ pub use kv_cache::{KvCache, KvPrecision, KvShape, PAGE_TOKENS};
 pub use language_model::{LanguageModel, Logits, LogitsWanted, ModelShape, Row};
 pub use load::{LoadOptions, LoadProgress, LoadedModel, ModelIdentity, inspect, load};
 pub use model_card::{EndToken, ModelCard, TemplateCard, TensorShare, VocabularyCard};
+pub use model_numbers::{ModelNumbers, ModelSizes};
 pub use noise::{NoiseKey, Role};
 pub use sampler::{Sampled, Sampling, entropy_nats, sample, top_log_probabilities};
 pub use tokenizer::{AddedTokens, TokenKind, Tokenizer};

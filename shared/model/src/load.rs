@@ -216,7 +216,7 @@ pub fn inspect(
     Ok(parts.into_card())
 }
 
-fn open(source: &ModelSource) -> Result<Opened, ModelError> {
+pub(crate) fn open(source: &ModelSource) -> Result<Opened, ModelError> {
     match source {
         ModelSource::Embedded(folder) => open_folder(FolderFiles::embedded(folder), "embedded"),
         ModelSource::Path(path) if path.is_dir() => {
@@ -236,12 +236,12 @@ fn too_many_tokens(tokenizer: &Tokenizer, config: &ModelConfig) -> Option<usize>
 }
 
 /// What both file forms bring, weights not read yet.
-struct Opened {
+pub(crate) struct Opened {
     form: &'static str,
-    source: Box<dyn TensorSource>,
-    config: ModelConfig,
+    pub(crate) source: Box<dyn TensorSource>,
+    pub(crate) config: ModelConfig,
     tokenizer: Tokenizer,
-    chat_template: Option<ChatTemplate>,
+    pub(crate) chat_template: Option<ChatTemplate>,
     name: String,
 }
 

@@ -10,6 +10,7 @@ mod gguf;
 mod hugging_face;
 mod parts;
 mod pre_tokenizer;
+mod written;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -34,6 +35,7 @@ pub(crate) use parts::Roles;
 pub(crate) use parts::TokenizerParts;
 #[cfg(any(test, feature = "scripted"))]
 pub(crate) use pre_tokenizer::PreTokenizer;
+pub(crate) use written::tokenizer_files;
 
 mod limits {
     /// A longer token text is not from a tokenizer anyone trained.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use relay_kernels::AttentionShape;
 
-use super::{Family, ModelConfig, Rotary, RotaryLayout, UNUSABLE, limits, narrow};
+use super::{Family, ModelConfig, Rotary, RotaryLayout, RotaryScaling, UNUSABLE, limits, narrow};
 use crate::error::ModelError;
 use crate::gguf::{GgufFile, Value};
 use crate::tensors::{TensorRole, TensorSource};
@@ -122,11 +122,14 @@ impl Keys<'_> {
         let is_llama = family == Family::Llama;
         let is_scaled = is_llama && self.file.has(TensorRole::RotaryDivisors);
         let divisors = || self.file.vector(TensorRole::RotaryDivisors, pairs);
+        let frequency_divisors = if is_scaled { divisors()? } else { Vec::new() };
+        let base = self.float("rope.freq_base", Some(10_000.0))?;
         Ok(Rotary {
             layout: if is_llama { RotaryLayout::Interleaved } else { RotaryLayout::Halves },
             pairs,
-            base: self.float("rope.freq_base", Some(10_000.0))?,
-            frequency_divisors: if is_scaled { divisors()? } else { Vec::new() },
+            base,
+            scaling: RotaryScaling::of_divisors(&frequency_divisors, base),
+            frequency_divisors,
         })
     }
 

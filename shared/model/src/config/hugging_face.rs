@@ -5,7 +5,7 @@
 use relay_kernels::AttentionShape;
 use serde_json::Value;
 
-use super::{Family, ModelConfig, Rotary, RotaryLayout, UNUSABLE, float, limits, narrow};
+use super::{Family, ModelConfig, Rotary, RotaryLayout, RotaryScaling, UNUSABLE, limits, narrow};
 use crate::error::ModelError;
 use crate::json_file::JsonFile;
 
@@ -70,11 +70,7 @@ fn family(file: &JsonFile) -> Result<Family, ModelError> {
     let family = Family::named(model_type).ok_or_else(|| {
         file.bad(format!("the model type {model_type} is not supported"), UNUSABLE)
     })?;
-    let class = match family {
-        Family::Llama => "LlamaForCausalLM",
-        Family::Qwen2 => "Qwen2ForCausalLM",
-        Family::Qwen3 => "Qwen3ForCausalLM",
-    };
+    let class = family.class();
     match file.value("architectures") {
         None => Ok(family),
         Some(Value::Array(names)) if names.iter().any(|name| name.as_str() == Some(class)) => {
@@ -155,6 +151,7 @@ fn rotary(file: &JsonFile, head_width: usize) -> Result<Rotary, ModelError> {
         pairs: head_width / 2,
         base: base.float("rope_theta", Some(10_000.0))?,
         frequency_divisors: Vec::new(),
+        scaling: None,
     };
     match &parameters {
         None => Ok(rotary),
@@ -174,8 +171,9 @@ fn scaled(rotary: Rotary, parameters: &JsonFile) -> Result<Rotary, ModelError> {
             Ok(rotary)
         }
         Some("llama3") => {
-            let frequency_divisors = Llama3Scaling::read(parameters)?.divisors(&rotary);
-            Ok(Rotary { frequency_divisors, ..rotary })
+            let scaling = read_scaling(parameters)?;
+            let frequency_divisors = scaling.divisors(rotary.base, rotary.pairs);
+            Ok(Rotary { frequency_divisors, scaling: Some(scaling), ..rotary })
         }
         kind => {
             let kind = kind.unwrap_or("(not a text)");
@@ -185,48 +183,19 @@ fn scaled(rotary: Rotary, parameters: &JsonFile) -> Result<Rotary, ModelError> {
     }
 }
 
-/// Llama 3's scaling: slow pairs turn slower by a factor, fast ones as they did, and those between
-/// by something between.
-struct Llama3Scaling {
-    factor: f64,
-    low_turns: f64,
-    high_turns: f64,
-    trained_tokens: f64,
-}
-
-impl Llama3Scaling {
-    fn read(parameters: &JsonFile) -> Result<Self, ModelError> {
-        let keys = Keys { file: parameters };
-        let trained_tokens =
-            keys.size("original_max_position_embeddings", None, limits::CONTEXT_TOKENS_MAX)?;
-        let scaling = Self {
-            factor: keys.float("factor", None)?,
-            low_turns: keys.float("low_freq_factor", None)?,
-            high_turns: keys.float("high_freq_factor", None)?,
-            trained_tokens: float(trained_tokens),
-        };
-        if scaling.low_turns < scaling.high_turns {
-            Ok(scaling)
-        } else {
-            Err(parameters.bad("low_freq_factor must be below high_freq_factor", UNUSABLE))
-        }
-    }
-
-    /// Rounded as GGUF stores them, so that both file forms give the same numbers.
-    fn divisors(&self, rotary: &Rotary) -> Vec<f32> {
-        let divisor = |frequency: f64| {
-            // How often the pair turns round within the context it was trained on.
-            let turns = self.trained_tokens * frequency / std::f64::consts::TAU;
-            if turns > self.high_turns {
-                1.0
-            } else if turns < self.low_turns {
-                self.factor
-            } else {
-                let share = (turns - self.low_turns) / (self.high_turns - self.low_turns);
-                1.0 / ((1.0 - share) / self.factor + share)
-            }
-        };
-        rotary.frequencies().into_iter().map(|frequency| narrow(divisor(frequency))).collect()
+fn read_scaling(parameters: &JsonFile) -> Result<RotaryScaling, ModelError> {
+    let keys = Keys { file: parameters };
+    let key = "original_max_position_embeddings";
+    let scaling = RotaryScaling {
+        factor: keys.float("factor", None)?,
+        low_turns: keys.float("low_freq_factor", None)?,
+        high_turns: keys.float("high_freq_factor", None)?,
+        trained_tokens: keys.size(key, None, limits::CONTEXT_TOKENS_MAX)?,
+    };
+    if scaling.low_turns < scaling.high_turns {
+        Ok(scaling)
+    } else {
+        Err(parameters.bad("low_freq_factor must be below high_freq_factor", UNUSABLE))
     }
 }
 

@@ -61,7 +61,13 @@ mod tests {
             // A quarter turn of the first pair, a half turn of the second.
             let tensor = |values: [f32; 2]| Tensor::new(&[[values]], &Device::Cpu).unwrap();
             let angles = Angles { cos: tensor([0.0, -1.0]), sin: tensor([1.0, 0.0]) };
-            let rotary = Rotary { layout, pairs: 2, base: 1.0, frequency_divisors: Vec::new() };
+            let rotary = Rotary {
+                layout,
+                pairs: 2,
+                base: 1.0,
+                frequency_divisors: Vec::new(),
+                scaling: None,
+            };
             let heads = Tensor::new(&[[[1.0_f32, 0.0, 0.0, 2.0]]], &Device::Cpu).unwrap();
             let turned = turn(&heads, &rotary, &angles).unwrap();
             assert_eq!(turned.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);

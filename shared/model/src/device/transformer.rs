@@ -262,6 +262,7 @@ mod tests {
             pairs: 1,
             base: 10.0,
             frequency_divisors: Vec::new(),
+            scaling: None,
         },
         epsilon: 1e-5,
         is_tied: true,

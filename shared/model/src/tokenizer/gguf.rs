@@ -64,7 +64,7 @@ impl Tokenizer {
     }
 }
 
-fn read_parts(file: &GgufFile) -> Result<TokenizerParts, ModelError> {
+pub(super) fn read_parts(file: &GgufFile) -> Result<TokenizerParts, ModelError> {
     check_model(file)?;
     let optional = [BOS_KEY, ADD_BOS_KEY].into_iter().chain(END_KEYS).chain(FOREIGN_KEYS);
     file.refuse_misspelt_keys(optional)?;

@@ -44,7 +44,8 @@ impl PreTokenizer {
         }
     }
 
-    fn published(self) -> &'static str {
+    /// As `tokenizer.json` files spell it.
+    pub(super) fn published(self) -> &'static str {
         match self {
             Self::Gpt2 | Self::SmolLm => GPT2_PUBLISHED,
             Self::Qwen2 => QWEN2_PUBLISHED,

@@ -69,7 +69,7 @@ fn keys_that_are_missing_impossible_or_not_supported_are_named() {
         ("rope_parameters", json!({ "rope_theta": -1.0 }), "rope_theta"),
         ("rope_parameters", scaling("yarn"), "rotary scaling yarn"),
         ("rope_parameters", scaling("dynamic"), "rotary scaling dynamic"),
-        ("rope_parameters", scaling("llama3"), "original_max_position_embeddings"),
+        ("rope_parameters", scaling("llama3"), "low_freq_factor"),
         ("rope_parameters", json!({ "full_attention": { "rope_theta": 1.0 } }), "layer to layer"),
         ("rope_parameters", json!({ "partial_rotary_factor": 0.5 }), "only 0.5 of each head"),
         ("partial_rotary_factor", json!(0.25), "only 0.25 of each head"),

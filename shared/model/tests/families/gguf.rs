@@ -49,6 +49,21 @@ impl GgufFile {
         Self { _folder: folder, path }
     }
 
+    /// With another way to cut texts, and a token that begins them.
+    pub(crate) fn cutting(case: &Case, pre: &str) -> Self {
+        let file = Self::of(case, GgmlDType::F32);
+        let mut metadata = metadata(case);
+        for (key, value) in &mut metadata {
+            if key == "tokenizer.ggml.pre" {
+                *value = Value::String(pre.to_owned());
+            }
+        }
+        metadata.push(("tokenizer.ggml.bos_token_id".to_owned(), Value::U32(256)));
+        let bytes = file_bytes(&metadata, &tensors(case), GgmlDType::F32);
+        std::fs::write(&file.path, bytes).unwrap();
+        file
+    }
+
     pub(crate) fn load(&self) -> LoadedModel {
         load(&self.path, &LoadOptions::default()).unwrap()
     }

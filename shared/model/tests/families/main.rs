@@ -16,5 +16,6 @@ mod embedded;
 mod folder;
 mod gguf;
 mod logits;
+mod numbers;
 mod quantised;
 mod rule;
