@@ -19,9 +19,10 @@ use crate::world::Mind;
 mod limits {
     /// Questions that are answered side by side.
     pub(super) const SIDE_BY_SIDE: usize = 64;
-    /// The longest answer: twice what the longest problem needs.
-    pub(super) const ANSWER_TOKENS: usize = 640;
 }
+
+/// The longest answer in the small world: twice what its longest problem needs.
+pub const WORLD_ANSWER_TOKENS: usize = 640;
 
 /// How often a model was right on problems of one level.
 #[derive(Clone, Debug, Serialize)]
@@ -62,15 +63,24 @@ impl Answer {
     }
 }
 
-/// Ids of each prompt's answer, without what ended it. Draws depend on the seed and the prompt's
+/// What a model wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Its ids, without the last one's below.
+    pub ids: Vec<u32>,
+    /// The id that ended the answer; none if it became too long.
+    pub end: Option<u32>,
+}
+
+/// Each prompt's answer, of at most `tokens_max` tokens. Draws depend on the seed and the prompt's
 /// index alone.
 pub fn answer(
     model: &mut LoadedModel,
     prompts: &[Vec<u32>],
     sampling: &Sampling,
-    seed: u64,
-) -> anyhow::Result<Vec<Vec<u32>>> {
-    let mut answers = vec![Vec::new(); prompts.len()];
+    (seed, tokens_max): (u64, usize),
+) -> anyhow::Result<Vec<Written>> {
+    let mut answers = vec![Written::default(); prompts.len()];
     let mut waiting = prompts.iter().enumerate();
     let mut running: Vec<Answer> = Vec::new();
     loop {
@@ -89,7 +99,7 @@ pub fn answer(
         let mut fault = None;
         running.retain_mut(|running| {
             let written = &mut answers[running.index];
-            let position = u32::try_from(written.len()).unwrap_or(u32::MAX);
+            let position = u32::try_from(written.ids.len()).unwrap_or(u32::MAX);
             let key = NoiseKey::new(seed + running.index as u64, Role::Slm, position);
             let last = logits.next().and_then(|logits| logits.last());
             let sampled = last.and_then(|logits| sample(logits, sampling, key, &TokenMask::none()));
@@ -98,11 +108,12 @@ pub fn answer(
                 return false;
             };
             if model.tokenizer.ends_text(sampled.id) {
+                written.end = Some(sampled.id);
                 return false;
             }
-            written.push(sampled.id);
+            written.ids.push(sampled.id);
             running.next = vec![sampled.id];
-            written.len() < limits::ANSWER_TOKENS
+            written.ids.len() < tokens_max
         });
         fault.map_or(Ok(()), |fault| Err(anyhow::anyhow!(fault)))?;
     }
@@ -131,12 +142,13 @@ pub fn score(
         let encoder = Encoder::new(model)?;
         let prompts = records.iter().map(|record| encoder.prompt(&record.question));
         let prompts = prompts.collect::<anyhow::Result<Vec<_>>>().context("a problem's prompt")?;
-        let answers = answer(model, &prompts, sampling, seed)?;
+        let answers = answer(model, &prompts, sampling, (seed, WORLD_ANSWER_TOKENS))?;
         let right: Vec<(Group, bool)> = records
             .iter()
             .zip(&answers)
-            .map(|(record, ids)| {
-                (record.group, grader::grade(&record.answer, &text(model, ids)).correct)
+            .map(|(record, written)| {
+                let said = text(model, &written.ids);
+                (record.group, grader::grade(&record.answer, &said).correct)
             })
             .collect();
         let student: Vec<_> =

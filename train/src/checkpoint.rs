@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::optimiser::AdamW;
-use crate::trainable::{Architecture, Weights};
+use crate::trainable::Weights;
 
 const STATE: &str = "state";
 const HASH: &str = "blake3";
@@ -47,16 +47,16 @@ pub fn save<State: Serialize>(checkpoint: &Checkpoint<State>, path: &Path) -> an
     write_aside(path, &file)
 }
 
-/// Reads a checkpoint back; `None` if there is none.
+/// Reads a checkpoint of weights like `start` back; `None` if there is none.
 pub fn load<State: DeserializeOwned>(
-    architecture: &Architecture,
+    start: &Weights,
     path: &Path,
 ) -> anyhow::Result<Option<Checkpoint<State>>> {
     let file = match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         read => read.with_context(|| format!("{}: cannot be read", path.display()))?,
     };
-    let read = read(architecture, &file);
+    let read = read(start, &file);
     read.map(Some).with_context(|| {
         format!(
             "{}: damaged, or of another run: remove it to start afresh, or give another --out",
@@ -66,7 +66,7 @@ pub fn load<State: DeserializeOwned>(
 }
 
 fn read<State: DeserializeOwned>(
-    architecture: &Architecture,
+    start: &Weights,
     file: &[u8],
 ) -> anyhow::Result<Checkpoint<State>> {
     let tensors = SafeTensors::deserialize(file).context("no whole safetensors file")?;
@@ -80,7 +80,7 @@ fn read<State: DeserializeOwned>(
     ensure!(*entry(HASH)? == hash(&rows), "the numbers are not those that were written");
     let mut rows = rows.iter().map(|row| numbers(row));
     let mut next = || rows.next().unwrap_or_default();
-    let weights = Weights::new(architecture.clone(), next());
+    let weights = start.with_values(next());
     let weights = weights.context("the model has other sizes")?;
     let steps = entry(STEPS)?.parse().context("`steps` is no number")?;
     let optimiser = AdamW { first: next(), second: next(), steps };
@@ -127,10 +127,14 @@ fn hash(rows: &[Vec<u8>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trainable::test_architecture;
+    use crate::trainable::{Architecture, test_architecture};
+
+    fn weights() -> Weights {
+        Weights::draw(&test_architecture(), 5).unwrap()
+    }
 
     fn checkpoint() -> Checkpoint<u64> {
-        let weights = Weights::draw(&test_architecture(), 5).unwrap();
+        let weights = weights();
         let mut optimiser = AdamW::new(weights.values.len());
         optimiser.first[3] = 0.25;
         optimiser.steps = 17;
@@ -141,9 +145,9 @@ mod tests {
     fn a_checkpoint_comes_back_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
-        assert!(load::<u64>(&test_architecture(), &path).unwrap().is_none());
+        assert!(load::<u64>(&weights(), &path).unwrap().is_none());
         save(&checkpoint(), &path).unwrap();
-        assert_eq!(load(&test_architecture(), &path).unwrap(), Some(checkpoint()));
+        assert_eq!(load(&weights(), &path).unwrap(), Some(checkpoint()));
         let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(names.len(), 1, "{names:?}");
     }
@@ -163,15 +167,16 @@ mod tests {
             (b"", "no whole safetensors file"),
         ] {
             std::fs::write(&path, damaged).unwrap();
-            let error = load::<u64>(&test_architecture(), &path).unwrap_err();
+            let error = load::<u64>(&weights(), &path).unwrap_err();
             let error = format!("{error:#}");
             assert!(error.contains(what) && error.contains("remove it to start afresh"), "{error}");
         }
         std::fs::write(&path, &whole).unwrap();
         let wider = Architecture { vocabulary_tokens: 12, ..test_architecture() };
+        let wider = Weights::draw(&wider, 5).unwrap();
         let error = format!("{:#}", load::<u64>(&wider, &path).unwrap_err());
         assert!(error.contains("the model has other sizes"), "{error}");
-        let error = format!("{:#}", load::<String>(&test_architecture(), &path).unwrap_err());
+        let error = format!("{:#}", load::<String>(&weights(), &path).unwrap_err());
         assert!(error.contains("the state is not this stage's"), "{error}");
     }
 

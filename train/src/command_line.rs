@@ -11,6 +11,7 @@ use crate::eval_command::{self, Eval, Report};
 use crate::filter_command::{self, Filter};
 use crate::grading::grade_lines;
 use crate::grpo::{self, Grpo};
+use crate::merge_command::{self, Merge};
 use crate::pretrain::{self, Pretrain};
 use crate::reproduce::{self, Reproduce};
 use crate::warmup::{self, Warmup};
@@ -39,7 +40,22 @@ enum Command {
     /// Answers that the model sampled itself get commands at random places; it learns them, once
     /// each. Says in the end how many commands its samples hold, how many are well-formed, and how
     /// often it is still right. Ctrl-C stops after the step in hand; the same command goes on.
+    ///
+    /// With [lora] in the settings, adapters learn on a frozen model: any Hugging Face folder or GGUF
+    /// file. Then adapter/ is kept at every checkpoint, and model/ is the two merged, in the end.
+    #[command(
+        after_help = "Examples:\n  relay-train warmup --config train/runs/warmup.toml --from \
+                            slm/model --out warm\n  relay-train warmup --config \
+                            train/runs/warmup-smollm2.toml --from SmolLM2-135M-Instruct.Q8_0.gguf \
+                            --problems gsm8k-train.jsonl --out smollm2"
+    )]
     Warmup(Warmup),
+    /// Merge adapters into the model that they adapt.
+    ///
+    /// Writes a Hugging Face folder in f32, with the model's own tokenizer and chat template.
+    #[command(after_help = "Example:\n  relay-train merge --from SmolLM2-135M-Instruct.Q8_0.gguf \
+                            --adapter smollm2/adapter --out merged")]
+    Merge(Merge),
     /// Teach a warmed-up model when to call: the second stage.
     ///
     /// It answers each problem several times, with the large model at hand; answers that earned more
@@ -103,6 +119,7 @@ impl CommandLine {
             Command::Data(command) => data_command::run(&command, output),
             Command::Pretrain(flags) => pretrain::run(&flags, output),
             Command::Warmup(flags) => warmup::run(&flags, output),
+            Command::Merge(flags) => merge_command::run(&flags, output),
             Command::Grpo(flags) => grpo::run(&flags, output),
             Command::Grade => {
                 let mut output = BufWriter::new(output);

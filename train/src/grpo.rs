@@ -30,6 +30,7 @@ use crate::dataset::{self, Set};
 use crate::evaluation::harness::load_model;
 use crate::learner::Learner;
 use crate::model_folder;
+use crate::model_writer::ModelWriter;
 use crate::optimiser::AdamW;
 use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
 use crate::trainable::Weights;
@@ -78,7 +79,7 @@ pub fn run(flags: &Grpo, output: &mut impl Write) -> anyhow::Result<()> {
         checkpoint_steps: settings.checkpoint_steps * settings.updates,
         threads: flags.threads,
         optimiser: settings.optimiser.clone(),
-        tokenizer,
+        writer: ModelWriter::Whole(tokenizer),
         stop: stop_on_signals()?,
     };
     let mut stage = Stage::open(flags, settings, &weights, &run)?;
@@ -176,7 +177,7 @@ impl Stage {
     /// answers is what ships.
     fn take_student(&mut self, weights: &Weights, run: &TrainingRun) -> anyhow::Result<()> {
         let folder = run.out.join("student");
-        model_folder::export(weights, &run.tokenizer, &folder)?;
+        run.writer.write_whole(weights, &folder)?;
         self.pair.replace_student(load_model(&folder, &TINY_SLM, Some(run.threads))?.model);
         Ok(())
     }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use crate::optimiser::{AdamW, OptimiserSettings, clip};
 use crate::trainable::{Pass, Sequence, TensorPlace, Weights};
@@ -16,6 +16,9 @@ mod limits {
     pub(super) const SHARDS: usize = 8;
     /// The most threads: there is no more work than shards.
     pub(super) const THREADS_MAX: usize = SHARDS;
+    /// Steps after which every tensor must have had a slope; adapters that begin at nothing leave
+    /// their first step to the other half.
+    pub(super) const FLAT_STEPS: u32 = 3;
 }
 
 /// How the loss changes with each scored log-probability of the sequence of this index, given these
@@ -33,10 +36,9 @@ pub struct StepReport {
     pub learning_rate: f64,
 }
 
-/// Buffers of one shard.
-#[derive(Debug)]
+/// What came of one shard.
+#[derive(Debug, Default)]
 struct Shard {
-    pass: Pass,
     gradient: Vec<f32>,
     /// By index of the sequence.
     log_probabilities: Vec<(usize, Vec<f32>)>,
@@ -51,8 +53,13 @@ pub struct Learner {
     pub optimiser: AdamW,
     settings: OptimiserSettings,
     decayed: Vec<Range<usize>>,
-    threads: usize,
+    /// Buffers of each thread.
+    passes: Vec<Pass>,
     shards: Vec<Shard>,
+    /// Tensors that no step had a slope for yet.
+    without_slope: Vec<TensorPlace>,
+    /// Steps with slopes.
+    sloped_steps: u32,
 }
 
 impl Learner {
@@ -69,15 +76,18 @@ impl Learner {
             (1..=threads_max).contains(&threads),
             "{threads} threads: choose 1 to {threads_max}"
         );
-        let tensors = weights.architecture().tensors().into_iter();
-        let decayed = tensors.filter(TensorPlace::is_matrix).map(|tensor| tensor.range);
-        let shard = || Shard {
-            pass: Pass::new(weights.architecture()),
-            gradient: Vec::new(),
-            log_probabilities: Vec::new(),
-        };
-        let shards = (0..limits::SHARDS).map(|_| shard()).collect();
-        Ok(Self { decayed: decayed.collect(), shards, weights, optimiser, settings, threads })
+        let tensors = weights.tensors();
+        let matrices = tensors.iter().filter(|tensor| tensor.is_matrix());
+        Ok(Self {
+            decayed: matrices.map(|tensor| tensor.range.clone()).collect(),
+            passes: (0..threads).map(|_| Pass::new(&weights)).collect(),
+            shards: (0..limits::SHARDS).map(|_| Shard::default()).collect(),
+            without_slope: tensors,
+            sloped_steps: 0,
+            weights,
+            optimiser,
+            settings,
+        })
     }
 
     /// Log-probabilities of each sequence's scored ids, in nats.
@@ -105,6 +115,18 @@ impl Learner {
              checkpoint with a lower learning_rate",
             self.optimiser.steps
         );
+        if gradient_norm > 0.0 {
+            let gradient = &first.gradient;
+            let is_flat = |tensor: &TensorPlace| {
+                gradient[tensor.range.clone()].iter().all(|slope| *slope == 0.0)
+            };
+            self.without_slope.retain(is_flat);
+            self.sloped_steps = self.sloped_steps.saturating_add(1);
+            let forgotten = self.without_slope.first();
+            if let Some(tensor) = forgotten.filter(|_| self.sloped_steps >= limits::FLAT_STEPS) {
+                bail!("{} has no slopes: it would stay as it is, silently", tensor.name);
+            }
+        }
         let learning_rate = self.settings.learning_rate_at(self.optimiser.steps, steps);
         let weights = &mut self.weights.values;
         let (settings, decayed) = (&self.settings, &self.decayed);
@@ -130,13 +152,13 @@ impl Learner {
         let waiting: Vec<_> = self.shards.iter_mut().map(std::sync::Mutex::new).collect();
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            for _ in 0..self.threads {
+            for pass in &mut self.passes {
                 scope.spawn(|| {
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
                         let Some(shard) = waiting.get(index) else { break };
                         if let Ok(mut shard) = shard.lock() {
-                            shard.run(index, weights, sequences, slopes);
+                            shard.run(index, pass, weights, sequences, slopes);
                         }
                     }
                 });
@@ -156,6 +178,7 @@ impl Shard {
     fn run(
         &mut self,
         index: usize,
+        pass: &mut Pass,
         weights: &Weights,
         sequences: &[Sequence],
         slopes: Option<&Slopes<'_>>,
@@ -164,10 +187,10 @@ impl Shard {
         self.gradient.resize(weights.values.len(), 0.0);
         self.log_probabilities.clear();
         for (index, sequence) in sequences.iter().enumerate().skip(index).step_by(limits::SHARDS) {
-            let log_probabilities = self.pass.forward(weights, sequence);
+            let log_probabilities = pass.forward(weights, sequence);
             if let Some(slopes) = slopes {
                 let slopes = slopes(index, &log_probabilities);
-                self.pass.backward(weights, sequence, &slopes, &mut self.gradient);
+                pass.backward(weights, sequence, &slopes, &mut self.gradient);
             }
             self.log_probabilities.push((index, log_probabilities));
         }

@@ -16,9 +16,11 @@
 //! | `trainable.rs`, `trainable/` | a model that can learn: forward and backward by hand |
 //! | `learner.rs`, `optimiser.rs` | slopes of a batch on several threads, AdamW |
 //! | `checkpoint.rs`, `model_folder.rs` | a run's state, and a model as others read it |
+//! | `adapter_folder.rs`, `model_writer.rs` | adapters as others read them, and merged |
+//! | `merge_command.rs` | `relay-train merge` |
 //! | `training_run.rs`, `corpus.rs`, `curve.rs` | a stage's loop, what it learns from, its picture |
 //! | `supervised.rs` | steps of pretraining and warm-up |
-//! | `pretrain.rs`, `warmup.rs` | `relay-train pretrain`, `relay-train warmup` |
+//! | `pretrain.rs`, `warmup.rs`, `warmup/` | `relay-train pretrain`, `relay-train warmup` |
 //! | `grpo.rs`, `grpo/` | `relay-train grpo`: when to call, from rewards |
 //! | `answers.rs` | what a model answers, and how often it is right |
 //! | `prompt.rs` | from a question to the ids both models begin with |
@@ -30,6 +32,7 @@
 //! | `command_line.rs` | the program's commands |
 //! | `jsonl.rs` | lines of JSON, with faults that name the line |
 
+pub mod adapter_folder;
 pub mod advantage;
 pub mod answers;
 pub mod chance;
@@ -47,7 +50,9 @@ pub mod grading;
 pub mod grpo;
 pub mod jsonl;
 pub mod learner;
+pub mod merge_command;
 pub mod model_folder;
+pub mod model_writer;
 pub mod objective;
 pub mod optimiser;
 pub mod pretrain;

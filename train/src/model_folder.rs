@@ -3,12 +3,13 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use relay_model::ModelNumbers;
+use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use crate::checkpoint::{bytes, numbers, write_aside};
+use crate::checkpoint::{bytes, write_aside};
 use crate::trainable::{Architecture, Weights};
 use crate::vocabulary;
 
@@ -27,7 +28,12 @@ pub fn export(weights: &Weights, tokenizer: &Value, folder: &Path) -> anyhow::Re
         let text = serde_json::to_string_pretty(&value).context("a configuration is no JSON")?;
         write_aside(&folder.join(name), (text + "\n").as_bytes())?;
     }
-    let tensors = weights.architecture().tensors();
+    write_tensors(weights, &folder.join("model.safetensors"))
+}
+
+/// Writes what learns under the names it is known by.
+pub(crate) fn write_tensors(weights: &Weights, path: &Path) -> anyhow::Result<()> {
+    let tensors = weights.tensors();
     let rows: Vec<Vec<u8>> =
         tensors.iter().map(|tensor| bytes(&weights.values[tensor.range.clone()])).collect();
     let view = |shape: &[usize], row| TensorView::new(Dtype::F32, shape.to_vec(), row);
@@ -36,58 +42,27 @@ pub fn export(weights: &Weights, tokenizer: &Value, folder: &Path) -> anyhow::Re
     let names = tensors.iter().map(|tensor| tensor.name.as_str());
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let file = safetensors::serialize(names.zip(views), Some(metadata))?;
-    write_aside(&folder.join("model.safetensors"), &file)
+    write_aside(path, &file)
+}
+
+/// All of a model's numbers as f32: of a Hugging Face folder, or of a GGUF file.
+pub fn read_weights(model: &ModelNumbers) -> anyhow::Result<Weights> {
+    let architecture = Architecture::from(model.sizes());
+    architecture.check()?;
+    let mut values = Vec::with_capacity(architecture.parameters());
+    for tensor in architecture.tensors() {
+        values.extend(model.tensor(&tensor.name, &tensor.shape)?);
+    }
+    Weights::new(architecture, values).context("a tensor has another size than its shape")
 }
 
 /// Reads what [`export`] wrote: the weights, and tokenizer.json.
 pub fn import(folder: &Path) -> anyhow::Result<(Weights, Value)> {
-    let shown = folder.display();
-    let fault = |name: &str| format!("{shown}/{name}: is this what `pretrain` wrote?");
-    let json = |name: &'static str| -> anyhow::Result<Value> {
-        let text = std::fs::read_to_string(folder.join(name)).with_context(|| fault(name))?;
-        serde_json::from_str(&text).with_context(|| fault(name))
-    };
-    let architecture = architecture(&json("config.json")?).with_context(|| fault("config.json"))?;
-    let name = "model.safetensors";
-    let file = std::fs::read(folder.join(name)).with_context(|| fault(name))?;
-    let file = SafeTensors::deserialize(&file).with_context(|| fault(name))?;
-    let mut values = Vec::new();
-    for tensor in architecture.tensors() {
-        let view = file.tensor(&tensor.name).with_context(|| fault(name))?;
-        if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
-            bail!("{shown}/{name}: {} is not F32 {:?}", tensor.name, tensor.shape);
-        }
-        values.extend(numbers(view.data()));
-    }
-    let weights = Weights::new(architecture, values).with_context(|| fault(name))?;
-    Ok((weights, json("tokenizer.json")?))
-}
-
-fn architecture(config: &Value) -> anyhow::Result<Architecture> {
-    if config["model_type"] != "llama" || config["tie_word_embeddings"] != true {
-        bail!("only models of type llama whose embedding is the output layer can be trained");
-    }
-    let size = |key: &str| {
-        let size = config[key].as_u64().and_then(|size| usize::try_from(size).ok());
-        size.with_context(|| format!("`{key}` is missing, or no size"))
-    };
-    let float = |key: &str| config[key].as_f64().with_context(|| format!("`{key}` is no number"));
-    #[expect(clippy::cast_possible_truncation, reason = "it was f32 when it was written")]
-    let norm_epsilon = float("rms_norm_eps")? as f32;
-    let architecture = Architecture {
-        vocabulary_tokens: size("vocab_size")?,
-        context_tokens: size("max_position_embeddings")?,
-        layers: size("num_hidden_layers")?,
-        width: size("hidden_size")?,
-        heads: size("num_attention_heads")?,
-        kv_heads: size("num_key_value_heads")?,
-        head_width: size("head_dim")?,
-        feed_forward_width: size("intermediate_size")?,
-        rotary_base: float("rope_theta")?,
-        norm_epsilon,
-    };
-    architecture.check()?;
-    Ok(architecture)
+    let weights = read_weights(&ModelNumbers::open(folder)?)?;
+    let path = folder.join("tokenizer.json");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let tokenizer = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    Ok((weights, tokenizer))
 }
 
 #[cfg(test)]
@@ -109,7 +84,7 @@ mod tests {
         let mut engine = load(folder.path(), &LoadOptions::default()).unwrap();
         let ids: Vec<u32> = (0..50).map(|index| (index * index + 3) % 300).collect();
         let sequence = Sequence { ids: ids.clone(), scored_from: 1 };
-        let ours = Pass::new(&architecture).forward(&weights, &sequence);
+        let ours = Pass::new(&weights).forward(&weights, &sequence);
         let mut cache = engine.model.new_cache();
         let row = Row { tokens: &ids, cache: &mut cache, logits: LogitsWanted::All };
         let logits = engine.model.forward(&mut [row]).unwrap().remove(0);

@@ -13,6 +13,7 @@ use crate::answers::score;
 use crate::checkpoint::write_aside;
 use crate::corpus::{Corpus, Encoder, Position, Shares};
 use crate::model_folder;
+use crate::model_writer::ModelWriter;
 use crate::optimiser::OptimiserSettings;
 use crate::problem::Facts;
 use crate::supervised::supervised;
@@ -107,6 +108,7 @@ impl PretrainSettings {
 pub fn run(flags: &Pretrain, output: &mut impl Write) -> anyhow::Result<()> {
     let settings: PretrainSettings = open_settings(&flags.config, &flags.out)?;
     let (model, mind) = settings.of(flags.model);
+    let tokenizer = vocabulary::learn(settings.tokenizer_tokens, settings.seed)?;
     let run = TrainingRun {
         name: format!("{:?}", flags.model).to_uppercase(),
         out: flags.out.clone(),
@@ -114,7 +116,7 @@ pub fn run(flags: &Pretrain, output: &mut impl Write) -> anyhow::Result<()> {
         checkpoint_steps: settings.checkpoint_steps,
         threads: flags.threads,
         optimiser: settings.optimiser.clone(),
-        tokenizer: vocabulary::learn(settings.tokenizer_tokens, settings.seed)?,
+        writer: ModelWriter::Whole(tokenizer.clone()),
         stop: stop_on_signals()?,
     };
     let architecture = &model.architecture;
@@ -122,7 +124,7 @@ pub fn run(flags: &Pretrain, output: &mut impl Write) -> anyhow::Result<()> {
     writeln!(output, "{}: {} weights", run.name, weights.values.len())?;
     // The engine brings tokenizer and template from a folder, so there must be one.
     if !run.model_folder().join("model.safetensors").exists() {
-        model_folder::export(&weights, &run.tokenizer, &run.model_folder())?;
+        model_folder::export(&weights, &tokenizer, &run.model_folder())?;
     }
     let ending = train(&run, &settings, mind, weights)?;
     if ending == Ending::Stopped {

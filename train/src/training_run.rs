@@ -11,13 +11,12 @@ use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, load, save, write_aside};
 use crate::curve;
 use crate::jsonl::JsonLines;
 use crate::learner::Learner;
-use crate::model_folder;
+use crate::model_writer::{MODEL, ModelWriter};
 use crate::optimiser::{AdamW, OptimiserSettings};
 use crate::trainable::Weights;
 
@@ -36,8 +35,8 @@ pub struct TrainingRun {
     pub threads: usize,
     /// The optimiser's figures.
     pub optimiser: OptimiserSettings,
-    /// The model's tokenizer.json.
-    pub tokenizer: Value,
+    /// How the model is written.
+    pub writer: ModelWriter,
     /// Set from outside to stop after the step in hand.
     pub stop: Arc<AtomicBool>,
 }
@@ -80,7 +79,7 @@ pub enum Ending {
 impl TrainingRun {
     /// The folder of the model as it was at the last checkpoint.
     pub fn model_folder(&self) -> PathBuf {
-        self.out.join("model")
+        self.out.join(MODEL)
     }
 
     fn checkpoint(&self) -> PathBuf {
@@ -100,7 +99,7 @@ impl TrainingRun {
         state: State,
         make_step: &mut dyn FnMut(&mut Learner, &mut State) -> anyhow::Result<Line>,
     ) -> anyhow::Result<Ending> {
-        let start = load(weights.architecture(), &self.checkpoint())?;
+        let start = load(&weights, &self.checkpoint())?;
         let start = start.unwrap_or_else(|| Checkpoint {
             optimiser: AdamW::new(weights.values.len()),
             weights,
@@ -134,6 +133,9 @@ impl TrainingRun {
         self.keep::<_, Line>(&learner, &state)?;
         bar.abandon();
         let is_finished = learner.optimiser.steps >= self.steps;
+        if is_finished {
+            self.writer.finish(&learner.weights, &self.out)?;
+        }
         Ok(if is_finished { Ending::Finished } else { Ending::Stopped })
     }
 
@@ -144,7 +146,7 @@ impl TrainingRun {
         state: &State,
     ) -> anyhow::Result<()> {
         let Learner { weights, optimiser, .. } = learner;
-        model_folder::export(weights, &self.tokenizer, &self.model_folder())?;
+        self.writer.keep(weights, &self.out)?;
         let lines = read_log::<Line>(&self.log())?;
         for Curve { file, axis, value } in Line::CURVES {
             let points: Vec<_> = lines.iter().map(|line| (line.step(), value(line))).collect();
@@ -242,9 +244,10 @@ pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model_writer::Base;
     use crate::optimiser::test_settings;
     use crate::supervised::{LossLine, supervised};
-    use crate::trainable::{Sequence, test_architecture};
+    use crate::trainable::{LoraSettings, Sequence, Target, test_architecture};
     use crate::vocabulary;
 
     fn training_run(out: &Path, threads: usize) -> TrainingRun {
@@ -255,22 +258,13 @@ mod tests {
             checkpoint_steps: 2,
             threads,
             optimiser: OptimiserSettings { learning_rate: 1e-3, ..test_settings() },
-            tokenizer: vocabulary::learn(300, 1).unwrap(),
+            writer: ModelWriter::Whole(vocabulary::learn(300, 1).unwrap()),
             stop: Arc::default(),
         }
     }
 
     fn weights() -> Weights {
         Weights::draw(&test_architecture(), 2).unwrap()
-    }
-
-    /// A run over batches that stop with the state given.
-    fn run(
-        run: &TrainingRun,
-        mut draw: impl FnMut(&u32) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Ending> {
-        let draw = |state: &mut u32| draw(state).map(|()| batch(state));
-        run.run(weights(), 0, &mut supervised(run.steps, draw))
     }
 
     fn batch(state: &mut u32) -> Vec<Sequence> {
@@ -281,32 +275,55 @@ mod tests {
 
     #[test]
     fn a_resumed_run_has_the_bits_of_one_that_never_stopped() {
+        let tokenizer = vocabulary::learn(300, 1).unwrap();
+        assert_resumes(&weights(), &ModelWriter::Whole(tokenizer), "model");
+    }
+
+    #[test]
+    fn adapters_resume_to_the_same_bits() {
+        let lora = LoraSettings { rank: 2, alpha: 4.0, targets: Target::ALL.to_vec() };
+        let base = Base { name: "base".into(), companions: Vec::new() };
+        let weights = Weights::adapt(&Arc::new(weights()), lora, 3).unwrap();
+        assert_resumes(&weights, &ModelWriter::Adapters(base), "adapter");
+    }
+
+    fn assert_resumes(weights: &Weights, writer: &ModelWriter, kept: &str) {
+        let run = |run: &TrainingRun, draw: &mut dyn FnMut(&u32) -> anyhow::Result<()>| {
+            let draw = |state: &mut u32| draw(state).map(|()| batch(state));
+            run.run(weights.clone(), 0, &mut supervised(run.steps, draw))
+        };
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let whole = training_run(folders[0].path(), 1);
-        let ending = run(&whole, |_| Ok(())).unwrap();
+        let of = |index: usize, threads| TrainingRun {
+            writer: writer.clone(),
+            ..training_run(folders[index].path(), threads)
+        };
+        let whole = of(0, 1);
+        let ending = run(&whole, &mut |_| Ok(())).unwrap();
         assert_eq!(ending, Ending::Finished);
-        let cut = training_run(folders[1].path(), 2);
+        let cut = of(1, 2);
         // Stopped in the midst of the fourth step, then killed in the sixth: it goes on from the
         // fourth both times.
-        let stopped = run(&cut, |state| {
+        let stopped = run(&cut, &mut |state| {
             cut.stop.store(*state == 3, Ordering::Relaxed);
             Ok(())
         });
         assert_eq!(stopped.unwrap(), Ending::Stopped);
         cut.stop.store(false, Ordering::Relaxed);
-        let killed = run(&cut, |state| {
+        let killed = run(&cut, &mut |state| {
             ensure!(*state < 5, "killed");
             Ok(())
         });
         assert!(killed.is_err());
-        run(&cut, |_| Ok(())).unwrap();
-        let [whole_end, cut_end] = [&whole, &cut]
-            .map(|run| load::<u32>(&test_architecture(), &run.checkpoint()).unwrap().unwrap());
+        run(&cut, &mut |_| Ok(())).unwrap();
+        let [whole_end, cut_end] =
+            [&whole, &cut].map(|run| load::<u32>(weights, &run.checkpoint()).unwrap().unwrap());
         assert_eq!(whole_end, cut_end);
         let lines: Vec<LossLine> = read_log(&cut.log()).unwrap();
         let steps: Vec<u64> = lines.iter().map(LogLine::step).collect();
         assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7]);
-        assert!(cut.out.join("curve.svg").exists() && cut.model_folder().exists());
+        assert_ne!(whole_end.weights, *weights);
+        assert!(cut.out.join("curve.svg").exists() && cut.out.join(kept).exists());
+        assert!(cut.model_folder().join("model.safetensors").exists());
     }
 
     #[test]

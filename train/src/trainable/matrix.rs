@@ -57,22 +57,37 @@ pub(super) fn project(
     multiply((inputs, weights.t()), 1.0, kept, view_mut(out, Extent::dense(tokens, outputs)));
 }
 
-/// The way back of [`project`]: the inputs' slopes (replaced) and the weights' (added to), from
-/// those of the outputs.
+/// The way back of [`project`]: the inputs' slopes (replaced) and, unless these are frozen, the
+/// weights' (added to), from those of the outputs.
 pub(super) fn project_back(
     (inputs, weights): (&[f32], &[f32]),
     slopes: &[f32],
     tokens: usize,
     input_slopes: &mut Vec<f32>,
-    weight_slopes: &mut [f32],
+    weight_slopes: Option<&mut [f32]>,
 ) {
     let (width, outputs) = (inputs.len() / tokens, slopes.len() / tokens);
     let slopes = view(slopes, Extent::dense(tokens, outputs));
     let matrix = Extent::dense(outputs, width);
-    let weight_slopes = view_mut(weight_slopes, matrix);
-    let inputs = view(inputs, Extent::dense(tokens, width));
-    multiply((slopes.t(), inputs), 1.0, 1.0, weight_slopes);
+    if let Some(weight_slopes) = weight_slopes {
+        let inputs = view(inputs, Extent::dense(tokens, width));
+        multiply((slopes.t(), inputs), 1.0, 1.0, view_mut(weight_slopes, matrix));
+    }
     input_slopes.resize(tokens * width, 0.0);
     let input_slopes = view_mut(input_slopes, Extent::dense(tokens, width));
     multiply((slopes, view(weights, matrix)), 1.0, 0.0, input_slopes);
+}
+
+/// Adds a vector to every row.
+pub(super) fn add_rows(rows: &mut [f32], vector: &[f32]) {
+    for row in rows.chunks_exact_mut(vector.len()) {
+        row.iter_mut().zip(vector).for_each(|(number, added)| *number += added);
+    }
+}
+
+/// The way back of [`add_rows`]: the vector's slopes are added to.
+pub(super) fn sum_rows(rows: &[f32], sums: &mut [f32]) {
+    for row in rows.chunks_exact(sums.len()) {
+        sums.iter_mut().zip(row).for_each(|(sum, number)| *sum += number);
+    }
 }

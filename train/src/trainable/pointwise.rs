@@ -90,12 +90,13 @@ pub(super) fn norm(
     }
 }
 
-/// The way back of [`norm`]; the inputs' slopes are added to what `input_slopes` holds.
+/// The way back of [`norm`]; slopes of the inputs are added to what `input_slopes` holds, and so are
+/// those of the weights, unless these are frozen.
 pub(super) fn norm_back(
     (inputs, weights, scales): (&[f32], &[f32], &[f32]),
     slopes: &[f32],
     input_slopes: &mut [f32],
-    weight_slopes: &mut [f32],
+    mut weight_slopes: Option<&mut [f32]>,
 ) {
     let width = weights.len();
     let rows = inputs.chunks_exact(width).zip(slopes.chunks_exact(width)).zip(scales);
@@ -104,7 +105,11 @@ pub(super) fn norm_back(
     {
         for index in 0..width {
             weighted[index] = slopes[index] * weights[index];
-            weight_slopes[index] += slopes[index] * inputs[index] * scale;
+        }
+        if let Some(weight_slopes) = weight_slopes.as_deref_mut() {
+            for index in 0..width {
+                weight_slopes[index] += slopes[index] * inputs[index] * scale;
+            }
         }
         let pull = dot(&weighted, inputs) * scale * scale / count(width);
         for index in 0..width {
@@ -138,17 +143,12 @@ pub(super) fn gate_back(rows: &mut [f32], width: usize, slopes: &[f32]) {
     }
 }
 
-/// Cosine and sine of each position's pairs: `[positions, head_width / 2]`.
+/// Cosine and sine of each position's pairs: `[positions, frequencies]`.
 #[expect(clippy::cast_possible_truncation, reason = "angles are computed wide, used narrow")]
-#[expect(clippy::cast_precision_loss, reason = "positions and pairs are far below 2^52")]
-pub(super) fn angles(positions: usize, head_width: usize, base: f64) -> Vec<(f32, f32)> {
-    let frequency = |pair: usize| base.powf(-((2 * pair) as f64 / head_width as f64));
-    let angle = |position: usize, pair: usize| position as f64 * frequency(pair);
-    let pairs = head_width / 2;
-    (0..positions * pairs)
-        .map(|index| angle(index / pairs, index % pairs))
-        .map(|angle| (angle.cos() as f32, angle.sin() as f32))
-        .collect()
+#[expect(clippy::cast_precision_loss, reason = "positions are far below 2^52")]
+pub(super) fn angles(positions: usize, frequencies: &[f64]) -> Vec<(f32, f32)> {
+    let of = |position: usize| frequencies.iter().map(move |frequency| position as f64 * frequency);
+    (0..positions).flat_map(of).map(|angle| (angle.cos() as f32, angle.sin() as f32)).collect()
 }
 
 /// Turns the heads at the start of a row to its position: number i with i + half of the head.

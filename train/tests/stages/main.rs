@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod adapted;
 mod evaluated;
 mod matrix;
 mod policy;

@@ -78,7 +78,7 @@ fn a_killed_run_ends_with_the_bits_of_one_that_never_stopped() {
     place.with_words("cut", "2", run);
     let (weights, _) = model_folder::import(&student()).unwrap();
     let [whole, cut] = ["whole", "cut"].map(|out| -> Checkpoint<Value> {
-        checkpoint::load(weights.architecture(), &place.checkpoint(out)).unwrap().unwrap()
+        checkpoint::load(&weights, &place.checkpoint(out)).unwrap().unwrap()
     });
     assert_eq!((whole.optimiser.steps, &whole.state), (6, &cut.state));
     assert!(whole == cut, "weights or the optimiser's means differ");

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::{in_tree, interrupt, kill, run, start_until};
 
 /// The run's own settings, made small: every number that a test changes must be there.
-fn small(file: &str, changes: &[(&str, &str)]) -> String {
+pub(crate) fn small(file: &str, changes: &[(&str, &str)]) -> String {
     let text = std::fs::read_to_string(in_tree("train/runs").join(file)).unwrap();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     for (key, value) in changes {
@@ -19,7 +19,7 @@ fn small(file: &str, changes: &[(&str, &str)]) -> String {
     lines.join("\n")
 }
 
-fn same(one: &Path, other: &Path, files: &[&str]) {
+pub(crate) fn same(one: &Path, other: &Path, files: &[&str]) {
     for file in files {
         let [one, other] = [one, other].map(|folder| std::fs::read(folder.join(file)).unwrap());
         assert!(one == other, "{file} differs");

@@ -1,0 +1,150 @@
+//! What the untouched model is asked: problems of the small world, or a set's questions in a drawn
+//! order, the last of which are kept for the check.
+
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use relay_model::LoadedModel;
+use serde::{Deserialize, Serialize};
+
+use super::WarmupSettings;
+use crate::answers::WORLD_ANSWER_TOKENS;
+use crate::chance::Chance;
+use crate::corpus::{Corpus, Encoder, Position, Shares};
+use crate::dataset::{self, Set};
+use crate::problem::Facts;
+use crate::prompt::prompt_ids;
+use crate::world::Mind;
+
+/// How a set's questions are asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuestionSettings {
+    /// What follows each question on a line of its own; may be empty.
+    pub instruction: String,
+    /// The longest answer; a longer one is cut.
+    pub answer_tokens: usize,
+}
+
+impl QuestionSettings {
+    /// Refuses answers without tokens.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.answer_tokens > 0, "answer_tokens must be above 0");
+        Ok(())
+    }
+}
+
+/// Where prompts come from.
+pub(super) enum Source {
+    /// The small world.
+    World { seed: u64, shares: Shares },
+    /// Questions in the order in which they are asked, and of them those for the check.
+    Set { asked: Vec<String>, checked: Vec<String>, answer_tokens: usize },
+}
+
+impl Source {
+    pub(super) fn open(
+        settings: &WarmupSettings,
+        problems: Option<&Path>,
+        set: Set,
+    ) -> anyhow::Result<Self> {
+        let seed = settings.seed;
+        match (&settings.questions, settings.shares, problems) {
+            (None, Some(shares), None) => Ok(Self::World { seed, shares }),
+            (Some(questions), None, Some(path)) => Self::of_set(settings, questions, path, set),
+            (None, ..) => bail!("--problems: the settings have no [questions]"),
+            (Some(_), ..) => bail!("[questions]: give the set's file with --problems"),
+        }
+    }
+
+    fn of_set(
+        settings: &WarmupSettings,
+        questions: &QuestionSettings,
+        path: &Path,
+        set: Set,
+    ) -> anyhow::Result<Self> {
+        let mut asked: Vec<String> = dataset::load(set, path)?
+            .into_iter()
+            .map(|question| format!("{}\n{}", question.text, questions.instruction))
+            .map(|text| text.trim_end().to_owned())
+            .collect();
+        Chance::new(settings.seed, "order", 0).shuffle(&mut asked);
+        let kept = asked.len().checked_sub(settings.check_problems).filter(|kept| *kept > 0);
+        let kept = kept.with_context(|| {
+            format!("{}: no question is left beside those of the check", path.display())
+        })?;
+        let checked = asked.split_off(kept);
+        Ok(Self::Set { asked, checked, answer_tokens: questions.answer_tokens })
+    }
+
+    /// The longest answer.
+    pub(super) fn answer_tokens(&self) -> usize {
+        match self {
+            Self::World { .. } => WORLD_ANSWER_TOKENS,
+            Self::Set { answer_tokens, .. } => *answer_tokens,
+        }
+    }
+
+    /// Prompts for training.
+    pub(super) fn prompts(&self) -> Prompts<'_> {
+        match self {
+            Self::World { seed, shares } => {
+                Prompts::World { seed: *seed, shares: *shares, corpus: None }
+            }
+            Self::Set { asked, .. } => Prompts::Set { asked },
+        }
+    }
+
+    /// So many prompts for the check.
+    pub(super) fn check_prompts(
+        &self,
+        count: usize,
+        model: &LoadedModel,
+    ) -> anyhow::Result<Vec<Vec<u32>>> {
+        let mut start = Position::default();
+        match self {
+            Self::World { .. } => self.prompts().next(count, model, &mut start),
+            Self::Set { checked, .. } => {
+                Prompts::Set { asked: checked }.next(count, model, &mut start)
+            }
+        }
+    }
+}
+
+/// Prompts one after the other, without end.
+pub(super) enum Prompts<'a> {
+    /// Problems of the small world that a policy may learn from.
+    World { seed: u64, shares: Shares, corpus: Option<Box<Corpus>> },
+    /// Questions, again from the first after the last.
+    Set { asked: &'a [String] },
+}
+
+impl Prompts<'_> {
+    /// The next ones; moves the position behind them.
+    pub(super) fn next(
+        &mut self,
+        count: usize,
+        model: &LoadedModel,
+        position: &mut Position,
+    ) -> anyhow::Result<Vec<Vec<u32>>> {
+        match self {
+            Self::World { seed, shares, corpus } => {
+                let (facts, mind) = (Facts::Policy, Mind::Truth);
+                let new = || Box::new(Corpus::new(*seed, *shares, facts, mind, *position));
+                let corpus = corpus.get_or_insert_with(new);
+                let prompts = corpus.prompts(count, &Encoder::new(model)?)?;
+                *position = corpus.position();
+                Ok(prompts)
+            }
+            Self::Set { asked } => {
+                let drawn = usize::try_from(position.total).context("too many questions")?;
+                let next = asked.iter().cycle().skip(drawn % asked.len()).take(count);
+                let template = model.chat_template.as_ref();
+                let prompts = next.map(|text| prompt_ids(&model.tokenizer, template, text));
+                let prompts = prompts.collect::<anyhow::Result<_>>()?;
+                position.total += count as u64;
+                Ok(prompts)
+            }
+        }
+    }
+}
