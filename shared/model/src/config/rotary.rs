@@ -17,7 +17,7 @@ pub(crate) enum RotaryLayout {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rotary {
     pub(crate) layout: RotaryLayout,
-    /// Pairs of a head that turn; what lies behind them stays.
+    /// Pairs of a head: all of it turns.
     pub(crate) pairs: usize,
     pub(crate) base: f64,
     /// What each pair's frequency is divided by. Empty where there is no scaling.
