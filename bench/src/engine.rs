@@ -18,6 +18,9 @@ use crate::print;
 mod limits {
     /// Sequences that are decoded together.
     pub(super) const BATCH_MAX: usize = 1024;
+    /// Tokens of a prompt, a context or a run: more than any model's context.
+    pub(super) const TOKENS_MAX: usize = 1 << 24;
+    pub(super) const THREADS_MAX: usize = 256;
     /// Pairs of runs whose ratios' medians are reported.
     pub(super) const PAIRS_MIN: usize = 5;
     pub(super) const PAIRS_MAX: usize = 1000;
@@ -90,6 +93,13 @@ struct Report {
     peer: Option<Comparison>,
 }
 
+/// One pair of runs, ours by theirs.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Ratios {
+    prefill: f64,
+    decode: f64,
+}
+
 /// Medians, over pairs of runs, of ours by theirs.
 #[derive(Debug, Serialize)]
 struct Comparison {
@@ -98,6 +108,8 @@ struct Comparison {
     decode_tps: f64,
     prefill_ratio: f64,
     decode_ratio: f64,
+    /// Of each pair, in the order of the runs.
+    ratios: Vec<Ratios>,
 }
 
 /// Measures and prints; the program began at `started`.
@@ -110,9 +122,16 @@ pub(crate) fn measure(options: &Options, started: Instant) -> anyhow::Result<()>
 }
 
 fn check(options: &Options) -> anyhow::Result<()> {
-    let Options { prompt, generated, batch, pairs, peer, .. } = options;
-    if *prompt == 0 || *generated == 0 || !(1..=limits::BATCH_MAX).contains(batch) {
-        bail!("--prompt and --gen must be at least 1, --batch from 1 to {}", limits::BATCH_MAX);
+    let Options { prompt, generated, batch, pairs, peer, context, threads, .. } = options;
+    let tokens = 1..=limits::TOKENS_MAX;
+    if !tokens.contains(prompt) || !tokens.contains(generated) || *context > limits::TOKENS_MAX {
+        bail!("--prompt and --gen must be from 1, --context from 0, to {}", limits::TOKENS_MAX);
+    }
+    if !(1..=limits::BATCH_MAX).contains(batch) {
+        bail!("--batch must be from 1 to {}", limits::BATCH_MAX);
+    }
+    if threads.is_some_and(|threads| !(1..=limits::THREADS_MAX).contains(&threads)) {
+        bail!("--threads must be from 1 to {}", limits::THREADS_MAX);
     }
     let least = if peer.is_some() { limits::PAIRS_MIN } else { 1 };
     if !(least..=limits::PAIRS_MAX).contains(pairs) {
@@ -130,6 +149,11 @@ fn run(options: &Options, started: Instant) -> anyhow::Result<Report> {
     let load_options = LoadOptions { threads: Some(threads), ..LoadOptions::default() };
     let loaded = load(&options.model, &load_options).context("the model cannot be loaded")?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    let room = loaded.model.shape().context_tokens;
+    let Options { prompt, context, generated, .. } = options;
+    if *prompt > room || context + generated > room {
+        bail!("the model holds {room} tokens: --prompt, and --context with --gen, must fit");
+    }
     let mut subject = Subject { model: loaded.model, options, kv_bytes: 0 };
     let peer = options.peer.as_ref().map(|program| Peer {
         program,
@@ -269,13 +293,21 @@ impl Subject<'_> {
 }
 
 fn compare(ours: &[Speeds], theirs: &[Speeds]) -> Comparison {
-    let pairs = || ours.iter().zip(theirs);
+    let ratios: Vec<Ratios> = ours
+        .iter()
+        .zip(theirs)
+        .map(|(ours, theirs)| Ratios {
+            prefill: ours.prefill_tps / theirs.prefill_tps,
+            decode: ours.decode_tps / theirs.decode_tps,
+        })
+        .collect();
     Comparison {
-        pairs: pairs().count(),
+        pairs: ratios.len(),
         prefill_tps: median(theirs.iter().map(|speeds| speeds.prefill_tps)),
         decode_tps: median(theirs.iter().map(|speeds| speeds.decode_tps)),
-        prefill_ratio: median(pairs().map(|(a, b)| a.prefill_tps / b.prefill_tps)),
-        decode_ratio: median(pairs().map(|(a, b)| a.decode_tps / b.decode_tps)),
+        prefill_ratio: median(ratios.iter().map(|ratios| ratios.prefill)),
+        decode_ratio: median(ratios.iter().map(|ratios| ratios.decode)),
+        ratios,
     }
 }
 
@@ -336,7 +368,11 @@ mod tests {
             check(&only.options)
         };
         assert!(parse(&[]).is_ok());
-        let refused: [&[&str]; 5] = [
+        let refused: [&[&str]; 9] = [
+            &["--threads", "0"],
+            &["--threads", "1000"],
+            &["--context", "1000000000000"],
+            &["--gen", "100000000000000"],
             &["--gen", "0"],
             &["--prompt", "0"],
             &["--batch", "0"],

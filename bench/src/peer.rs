@@ -40,7 +40,12 @@ struct Batched {
 impl Peer<'_> {
     /// Measures prefill and decode once.
     pub(crate) fn run(&self) -> anyhow::Result<Speeds> {
-        if self.batch == 1 { self.one_sequence() } else { self.all_sequences() }
+        let speeds = if self.batch == 1 { self.one_sequence() } else { self.all_sequences() }?;
+        let is_speed = |tps: f64| tps.is_finite() && tps > 0.0;
+        if is_speed(speeds.prefill_tps) && is_speed(speeds.decode_tps) {
+            return Ok(speeds);
+        }
+        bail!("{} says that nothing was computed: {speeds:?}", self.program.display())
     }
 
     /// Its prefill is that of all sequences' contexts.
@@ -107,7 +112,8 @@ fn speed(json: &str, is_wanted: impl Fn(&Measured) -> bool) -> anyhow::Result<f6
 fn batched(said: &str) -> anyhow::Result<Speeds> {
     let line = said.lines().find(|line| line.starts_with('{'));
     let line = line.context("llama-batched-bench printed no result")?;
-    let Batched { speed_pp, speed_tg } = serde_json::from_str(line)?;
+    let Batched { speed_pp, speed_tg } = serde_json::from_str(line)
+        .context("llama-batched-bench printed something else than expected")?;
     Ok(Speeds { prefill_tps: speed_pp, decode_tps: speed_tg })
 }
 
