@@ -91,13 +91,7 @@ impl Case {
         let pool = Pool::new(cpu, threads);
         let values = &self.inputs[rows.start * self.width..rows.end * self.width];
         let mut codes = QuantisedRows::new();
-        let matrix = PackedMatrix::pack(
-            &pool,
-            &mut Arena::growing(),
-            self.format,
-            &self.weights,
-            self.width,
-        );
+        let matrix = self.packed(&pool);
         assert_eq!((matrix.outputs(), matrix.width()), (self.outputs, self.width));
         if matrix.takes_codes() {
             codes.fill(&pool, values, self.width);
@@ -106,6 +100,11 @@ impl Case {
         let products = &mut [Product { matrix: &matrix, out: &mut out }];
         multiply(&pool, Inputs { values, codes: &codes }, products);
         out
+    }
+
+    fn packed(&self, pool: &Pool) -> PackedMatrix {
+        let Self { format, weights, width, .. } = self;
+        PackedMatrix::pack(pool, &mut Arena::growing(), *format, weights, *width)
     }
 
     fn all(&self, cpu: Cpu) -> Vec<f32> {
@@ -215,13 +214,7 @@ fn extreme_codes_do_not_saturate() {
 fn a_row_is_read_back_as_the_format_defines_it() {
     for format in WeightFormat::ALL {
         let case = Case::new(format, [1, 11, 2], 3);
-        let matrix = PackedMatrix::pack(
-            &Pool::new(Cpu::best(), 1),
-            &mut Arena::growing(),
-            format,
-            &case.weights,
-            case.width,
-        );
+        let matrix = case.packed(&Pool::new(Cpu::best(), 1));
         let mut values = vec![0.0; 11 * case.width];
         expand(format, &case.weights, &mut values);
         let mut row = vec![f32::NAN; case.width];
@@ -236,13 +229,7 @@ fn a_row_is_read_back_as_the_format_defines_it() {
 fn packed_weights_are_hardly_larger_than_the_file() {
     for format in WeightFormat::ALL {
         let case = Case::new(format, [1, 16, 2], 1);
-        let matrix = PackedMatrix::pack(
-            &Pool::new(Cpu::best(), 1),
-            &mut Arena::growing(),
-            format,
-            &case.weights,
-            case.width,
-        );
+        let matrix = case.packed(&Pool::new(Cpu::best(), 1));
         assert!(matrix.bytes() * 100 <= case.weights.len() * 103, "{format:?}");
     }
 }
@@ -252,9 +239,7 @@ fn the_size_of_a_packed_matrix_is_known_before_it_is_packed() {
     for format in WeightFormat::ALL {
         for outputs in [1, 8, 11] {
             let case = Case::new(format, [1, outputs, 2], 1);
-            let pool = Pool::new(Cpu::best(), 1);
-            let matrix =
-                PackedMatrix::pack(&pool, &mut Arena::growing(), format, &case.weights, case.width);
+            let matrix = case.packed(&Pool::new(Cpu::best(), 1));
             let known = PackedMatrix::bytes_of(format, outputs, case.width);
             assert_eq!(known, Some(matrix.bytes()), "{format:?} {outputs}");
         }
