@@ -29,6 +29,8 @@ pub struct PolicyFigures {
     /// Requested ones over all response tokens.
     pub call_ratio_requested: f64,
     /// Calls, each a round trip.
+    pub calls: u64,
+    /// Those of an answer.
     pub calls_per_answer: f64,
     /// Share of answers with at least one delivered token.
     pub called_share: f64,
@@ -92,15 +94,8 @@ pub struct Prices {
 impl PolicyFigures {
     /// Tokens that a call brought on average, rounded up; at least 1.
     pub fn tokens_per_call(&self) -> u32 {
-        let calls = self.calls_per_answer * as_float(self.answers as u64);
-        let mean = (as_float(self.llm_tokens) / calls.max(1.0)).ceil().max(1.0);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "1 or more, and a call's tokens fit"
-        )]
-        let tokens = mean as u32;
-        tokens
+        let mean = self.llm_tokens.div_ceil(self.calls.max(1));
+        u32::try_from(mean).unwrap_or(u32::MAX).max(1)
     }
 }
 
@@ -204,6 +199,7 @@ fn policy_figures(rows: &[&Finished], seed: u64) -> PolicyFigures {
     let requested_tokens = sum(|row| row.requested_tokens);
     let answers = rows.len() as u64;
     let called = sum(|row| u64::from(row.llm_tokens > 0));
+    let calls = sum(|row| row.calls.into());
     let mut by_group: BTreeMap<String, Vec<bool>> = BTreeMap::new();
     for (row, group) in rows.iter().filter_map(|row| Some((row, row.group?))) {
         let group = format!("{group:?}").to_lowercase();
@@ -216,7 +212,8 @@ fn policy_figures(rows: &[&Finished], seed: u64) -> PolicyFigures {
         accuracy_high: high,
         call_ratio: share(llm_tokens, response_tokens),
         call_ratio_requested: share(requested_tokens, response_tokens),
-        calls_per_answer: share(sum(|row| row.calls.into()), answers),
+        calls,
+        calls_per_answer: share(calls, answers),
         called_share: share(called, answers),
         response_tokens,
         slm_tokens: response_tokens.saturating_sub(llm_tokens),
@@ -303,6 +300,7 @@ mod tests {
         assert!(close(router.equal_cost_accuracy, 0.41), "{router:?}");
         let relay = &found.policies["relay"];
         assert!(close(relay.call_ratio, 0.02) && close(relay.call_ratio_requested, 0.04));
+        assert_eq!((relay.calls, relay.tokens_per_call()), (10, 2));
         assert!(close(relay.calls_per_answer, 1.0) && close(relay.called_share, 1.0));
         assert_eq!((relay.slm_tokens, relay.llm_tokens), (980, 20));
         assert!(close(relay.accuracy_by_group["teacher"], 0.8));

@@ -183,9 +183,8 @@ impl Harness {
         let name = contender.to_string();
         let Self { finished, items: Items { judged, .. }, models, .. } = self;
         let Models { pair, base, tokenizer, llm, .. } = models;
-        let of_level: Vec<usize> = (0..judged.len())
-            .filter(|&at| level.is_none() || judged[at].level() == level)
-            .collect();
+        let of_level: Vec<usize> =
+            (0..judged.len()).filter(|&at| is_within(level, judged[at].level())).collect();
         let is_missing = |at: &usize| !finished.has(&name, &judged[*at].id);
         let missing: Vec<usize> = of_level.iter().copied().filter(is_missing).collect();
         if missing.is_empty() {
@@ -236,7 +235,7 @@ impl Harness {
     }
 
     fn matching(&mut self, level: Option<Level>, with_entropy: bool) -> anyhow::Result<Matching> {
-        let rows = self.finished.rows().iter().filter(|row| level.is_none() || row.level == level);
+        let rows = self.finished.rows().iter().filter(|row| is_within(level, row.level));
         let found = figures(rows.filter(|row| row.policy == "relay"), self.run.seed);
         let relay = found.policies.get("relay").context("relay was not evaluated")?;
         let call_tokens = match self.run.call_tokens {
@@ -263,7 +262,7 @@ impl Harness {
         call_ratio: f64,
         matching: Matching,
     ) -> anyhow::Result<f32> {
-        let of_level = |item: &&Item| level.is_none() || item.level() == level;
+        let of_level = |item: &&Item| is_within(level, item.level());
         let items: Vec<Item> = self.items.calibration.iter().filter(of_level).cloned().collect();
         let asks = self.models.asks(&items)?;
         let (mut low, mut high) = (0.0, limits::ENTROPY_NATS_MAX);
@@ -284,6 +283,11 @@ impl Harness {
         }
         Ok(low)
     }
+}
+
+/// Whether what is of level `found` is meant by `wanted`: by none, everything is.
+fn is_within(wanted: Option<Level>, found: Option<Level>) -> bool {
+    wanted.is_none() || found == wanted
 }
 
 /// What the policies without training are set to on a level.
