@@ -168,7 +168,6 @@ fn run(options: &Options, started: Instant) -> anyhow::Result<Report> {
     let mut theirs = Vec::new();
     subject.warm_up()?;
     let times = Times { load_ms, first_token_ms: started.elapsed().as_secs_f64() * 1e3 };
-    let rss_bytes = || resident_bytes_max();
     let pool = Pool::new(Cpu::from_environment()?, threads);
     let mut readings = vec![];
     let mut rss = None;
@@ -180,7 +179,7 @@ fn run(options: &Options, started: Instant) -> anyhow::Result<Report> {
         }
         ours.push(subject.run()?);
         // Before the memory that bandwidth is read from counts, too.
-        rss = rss.or_else(rss_bytes);
+        rss = rss.or_else(resident_bytes_max);
         if let Some(peer) = peer.as_ref().filter(|_| is_first) {
             theirs.push(peer.run()?);
         }
