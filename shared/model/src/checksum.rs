@@ -1,8 +1,7 @@
 //! Checksums of a model's files, for whoever asks: loading a model does not take the time to read
 //! every byte of it twice. As publishers print them and `sha256sum --check` reads them.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -70,22 +69,12 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
 fn sum_file(path: &Path) -> Result<FileChecksum, ModelError> {
     let file = open_regular(path, ADVICE)?;
     let failed = |source| ModelError::Io { path: path.to_owned(), action: "read", source };
-    let sha256 = hexadecimal(sum(file).map_err(failed)?);
+    let mut file = BufReader::with_capacity(limits::READ_BYTES, file);
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file, &mut hasher).map_err(failed)?;
+    let sha256 = hexadecimal(hasher.finalize());
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(FileChecksum { file, sha256 })
-}
-
-fn sum(mut file: File) -> std::io::Result<impl AsRef<[u8]>> {
-    let mut hasher = Sha256::new();
-    let mut bytes = vec![0; limits::READ_BYTES];
-    loop {
-        match file.read(&mut bytes) {
-            Ok(0) => return Ok(hasher.finalize()),
-            Ok(count) => hasher.update(&bytes[..count]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 fn hexadecimal(bytes: impl AsRef<[u8]>) -> String {
