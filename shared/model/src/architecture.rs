@@ -6,6 +6,7 @@ use relay_kernels::PackedMatrix;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::tensors::{LayerPart, TensorRole, TensorSource, refuse_unknown_tensors};
+use crate::weights::Matrix;
 
 /// Brings tensors to where they are computed with.
 pub(crate) trait TensorReader {
@@ -101,6 +102,8 @@ impl<T, M, V> ModelWeights<T, M, V> {
 pub(crate) struct WeightSizes {
     /// Numbers in all of them.
     pub(crate) parameters: u64,
+    /// Bytes of the tensors that are read.
+    pub(crate) stored_bytes: usize,
     /// Bytes in memory once they are loaded.
     pub(crate) resident_bytes: u64,
 }
@@ -127,10 +130,11 @@ struct HeaderReader<'a> {
 }
 
 impl HeaderReader<'_> {
-    /// Counts so many numbers, which take `bytes` bytes where our own kernels compute.
-    fn count(&mut self, numbers: usize, bytes: usize) {
+    /// Counts so many stored numbers, which take `bytes` bytes where our own kernels compute.
+    fn count(&mut self, numbers: usize, stored: &Matrix, bytes: usize) {
         let bytes = self.device_bytes.map_or(bytes, |of_number| numbers.saturating_mul(of_number));
         self.sizes.parameters += numbers as u64;
+        self.sizes.stored_bytes += stored.bytes();
         self.sizes.resident_bytes += bytes as u64;
     }
 }
@@ -146,20 +150,21 @@ impl TensorReader for HeaderReader<'_> {
 
     fn table(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<(), ModelError> {
         let table = self.source.stored(role, &shape)?;
-        self.count(shape[0] * shape[1], table.bytes());
+        self.count(shape[0] * shape[1], &table, table.bytes());
         Ok(())
     }
 
     fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<(), ModelError> {
         let matrix = self.source.stored(role, &shape)?;
         let packed = PackedMatrix::bytes_of(matrix.format(), shape[0], shape[1]);
-        self.count(shape[0] * shape[1], packed.unwrap_or(usize::MAX));
+        self.count(shape[0] * shape[1], &matrix, packed.unwrap_or(usize::MAX));
         Ok(())
     }
 
     fn vector(&mut self, role: TensorRole, len: usize) -> Result<(), ModelError> {
-        self.source.stored(role, &[len])?;
+        let vector = self.source.stored(role, &[len])?;
         self.sizes.parameters += len as u64;
+        self.sizes.stored_bytes += vector.bytes();
         self.sizes.resident_bytes += (len * size_of::<f32>()) as u64;
         Ok(())
     }

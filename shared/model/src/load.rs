@@ -65,21 +65,7 @@ pub(crate) struct LoadWatch {
 }
 
 impl LoadWatch {
-    /// Of the tensors that the forward pass has; others may lie beside them.
-    fn new(
-        source: &dyn TensorSource,
-        config: &ModelConfig,
-        tell: Option<fn(LoadProgress)>,
-    ) -> Self {
-        let naming = source.naming();
-        let is_read = |name: &str| match naming.role(name) {
-            None | Some(TensorRole::RotaryDivisors) => false,
-            Some(TensorRole::Output) => !config.is_tied,
-            Some(_) => true,
-        };
-        let views = source.views();
-        let read = views.iter().filter(|view| is_read(view.name));
-        let all_bytes = read.map(|view| view.bytes.len()).sum();
+    fn new(all_bytes: usize, tell: Option<fn(LoadProgress)>) -> Self {
         Self { tell, told: Instant::now(), progress: LoadProgress { bytes: 0, all_bytes } }
     }
 
@@ -179,7 +165,8 @@ pub fn load(
         None => {
             let cpu = Cpu::from_environment().map_err(ModelError::Cpu)?;
             let pool = Pool::new(cpu, options.threads.unwrap_or_else(physical_cores));
-            let watch = LoadWatch::new(&*source, &config, options.progress);
+            let read = measure(&*source, &config, None)?;
+            let watch = LoadWatch::new(read.stored_bytes, options.progress);
             Box::new(Transformer::read(&*source, config, options.kv_precision, pool, watch)?)
         }
         Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),

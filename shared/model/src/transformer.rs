@@ -69,9 +69,8 @@ struct Packer<'a> {
 }
 
 impl Packer<'_> {
-    fn looked_through(&self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
-        let is_finite = |matrix: &Matrix| matrix.is_finite_by(self.pool);
-        self.source.looked_through(role, &shape, &is_finite)
+    fn looked_through(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
+        self.source.looked_through(role, shape, &|matrix| matrix.is_finite_by(self.pool))
     }
 }
 
@@ -85,7 +84,7 @@ impl TensorReader for Packer<'_> {
     }
 
     fn table(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<Matrix, ModelError> {
-        let table = self.looked_through(role, shape)?;
+        let table = self.looked_through(role, &shape)?;
         table.release();
         self.bytes += table.bytes();
         self.watch.advance(table.bytes());
@@ -93,7 +92,7 @@ impl TensorReader for Packer<'_> {
     }
 
     fn matrix(&mut self, role: TensorRole, shape: [usize; 2]) -> Result<PackedMatrix, ModelError> {
-        let stored = self.looked_through(role, shape)?;
+        let stored = self.looked_through(role, &shape)?;
         let packed = stored.pack(self.pool, &mut self.arena, shape[1]);
         stored.release();
         self.bytes += packed.bytes();
@@ -102,9 +101,11 @@ impl TensorReader for Packer<'_> {
     }
 
     fn vector(&mut self, role: TensorRole, len: usize) -> Result<Vec<f32>, ModelError> {
-        let vector = self.source.vector(role, len)?;
+        let stored = self.looked_through(role, &[len])?;
+        let vector = stored.values();
+        stored.release();
         self.bytes += size_of_val(vector.as_slice());
-        self.watch.advance(self.source.stored(role, &[len])?.bytes());
+        self.watch.advance(stored.bytes());
         Ok(vector)
     }
 }
