@@ -133,9 +133,6 @@ impl ModelNumbers {
 
 fn sizes(config: &ModelConfig) -> Result<ModelSizes, String> {
     let rotary = &config.rotary;
-    if 2 * rotary.pairs != config.attention.head_width {
-        return Err("only a part of each head has rotary positions".to_owned());
-    }
     if rotary.scaling.is_none() && !rotary.frequency_divisors.is_empty() {
         return Err("its rotary scaling is none that is published".to_owned());
     }
