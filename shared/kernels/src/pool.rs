@@ -1,6 +1,9 @@
 //! The threads of one engine: they share out each operation, spin between two of them for a
 //! moment, and sleep when none comes.
 //!
+//! What a thread's share is does not depend on who does it: a share whose thread has no core just
+//! then is done by the caller, who waits only for shares that others are in the middle of.
+//!
 //! A pool belongs to its engine and knows of no other: two of them never wait for each other.
 //! Knows nothing of what is computed.
 
@@ -9,7 +12,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -25,6 +28,9 @@ mod limits {
     pub(super) const SPINS: usize = 2000;
     /// How long a thread without work goes on looking before it sleeps.
     pub(super) const AWAKE_MAX: Duration = Duration::from_micros(300);
+    /// How long a caller looks whether the others' shares are done before it sleeps: one of them
+    /// may need its core.
+    pub(super) const CALLER_AWAKE_MAX: Duration = Duration::from_micros(150);
     /// Below this many values a second thread costs more than it saves.
     pub(super) const VALUES_IN_PARALLEL_MIN: usize = 1 << 13;
     /// Cores that are looked for.
@@ -85,15 +91,27 @@ struct Worker {
 
 #[derive(Debug)]
 struct Shared {
-    /// Counts operations: a worker that sees a number it has not worked for, works.
+    /// Counts operations: a worker that sees a number it has not looked at, looks for work.
     turn: AtomicUsize,
-    /// Workers that have not finished the current one.
+    /// The workers' shares of the current one that are not done, whoever does them.
     unfinished: AtomicUsize,
-    /// Where the operation lies. Written only while no worker looks at it.
+    /// Where the operation lies. Written only while all shares of the one before are done.
     operation: Mutex<Option<Operation>>,
-    asleep: Vec<AtomicBool>,
+    places: Vec<Place>,
     stop: AtomicBool,
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Of an operation. They stay until all its shares are done: a panic may panic when it is
+    /// dropped.
+    panics: Mutex<Vec<Box<dyn Any + Send>>>,
+    /// The caller, while it sleeps.
+    caller: Mutex<Option<Thread>>,
+}
+
+/// What a worker and the caller know of each other.
+#[derive(Debug, Default)]
+struct Place {
+    /// The last turn for which someone took the worker's share: the worker, or the caller.
+    claimed: AtomicUsize,
+    asleep: AtomicBool,
 }
 
 type Work<'a> = dyn Fn(Share) + Sync + 'a;
@@ -112,14 +130,7 @@ impl Pool {
     /// A pool of `threads` threads, the caller's among them: at least 1.
     pub fn new(cpu: Cpu, threads: usize) -> Self {
         let workers = threads.clamp(1, limits::THREADS_MAX) - 1;
-        let shared = Arc::new(Shared {
-            turn: AtomicUsize::new(0),
-            unfinished: AtomicUsize::new(0),
-            operation: Mutex::new(None),
-            asleep: (0..workers).map(|_| AtomicBool::new(false)).collect(),
-            stop: AtomicBool::new(false),
-            panic: Mutex::new(None),
-        });
+        let shared = Arc::new(Shared::new(workers));
         // A thread that cannot be had is one less: its share goes to the others.
         let workers = (0..workers).map_while(|index| Worker::start(&shared, index)).collect();
         Self { cpu, shared, workers, busy: Mutex::new(()) }
@@ -135,7 +146,8 @@ impl Pool {
         self.cpu
     }
 
-    /// Runs `work` once for each share, the first on the calling thread, and waits for all.
+    /// Runs `work` once for each share and waits for all. The calling thread does the first, and
+    /// each that no other thread has begun by then.
     ///
     /// A call from inside of another, or while another thread has the pool, runs all shares on
     /// the calling thread: it waits for nobody.
@@ -153,15 +165,15 @@ impl Pool {
         if of == 1 || busy.is_none() {
             return (0..of).for_each(|index| work(Share { index, of }));
         }
-        self.publish(work);
-        // Waits even if the caller's share panics, since the workers look at `work`.
-        let waiting = Waiting(&self.shared);
-        work(Share { index: 0, of });
-        drop(waiting);
-        let panic = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let turn = self.publish(work);
+        // From here until all is done nothing may unwind: the workers look at `work`.
+        self.shared.do_share(0);
+        self.do_unclaimed(turn);
+        self.shared.await_others();
+        let panics = std::mem::take(&mut *lock(&self.shared.panics));
         drop(busy);
-        if let Some(panic) = panic {
-            resume_unwind(panic);
+        if let Some(first) = panics.into_iter().next() {
+            resume_unwind(first);
         }
     }
 
@@ -196,24 +208,32 @@ impl Pool {
         });
     }
 
+    /// Shows `work` to the workers; the number of its turn.
     #[expect(clippy::transmute_ptr_to_ptr, reason = "a cast cannot change a lifetime")]
-    fn publish(&self, work: &Work<'_>) {
+    fn publish(&self, work: &Work<'_>) -> usize {
         let work: *const Work<'_> = work;
-        // SAFETY: only the lifetime changes. `run` does not return before every worker has
-        // finished, so none looks at `work` after its life.
+        // SAFETY: only the lifetime changes. Whoever follows this pointer has claimed a share of
+        // this turn, and `run` does not return before every claimed share is done (see `do_share`).
         let work = unsafe { std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) };
-        let operation = Operation { work, shares: self.threads() };
-        *self.shared.operation.lock().unwrap_or_else(PoisonError::into_inner) = Some(operation);
-        // One may be left where the caller's own share panicked too.
-        *self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.shared.operation) = Some(Operation { work, shares: self.threads() });
         self.shared.unfinished.store(self.workers.len(), Ordering::SeqCst);
-        self.shared.turn.fetch_add(1, Ordering::SeqCst);
+        let turn = self.shared.turn.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         self.wake();
+        turn
+    }
+
+    /// Does the shares that no worker has begun.
+    fn do_unclaimed(&self, turn: usize) {
+        let workers = 0..self.workers.len();
+        for worker in workers.filter(|worker| self.shared.claim(*worker, turn)) {
+            self.shared.do_share(worker + 1);
+            self.shared.unfinished.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     fn wake(&self) {
-        for (worker, asleep) in self.workers.iter().zip(&self.shared.asleep) {
-            if asleep.swap(false, Ordering::SeqCst) {
+        for (worker, place) in self.workers.iter().zip(&self.shared.places) {
+            if place.asleep.swap(false, Ordering::SeqCst) {
                 worker.thread.unpark();
             }
         }
@@ -243,59 +263,108 @@ impl Worker {
 }
 
 impl Shared {
+    fn new(workers: usize) -> Self {
+        Self {
+            turn: AtomicUsize::new(0),
+            unfinished: AtomicUsize::new(0),
+            operation: Mutex::new(None),
+            places: (0..workers).map(|_| Place::default()).collect(),
+            stop: AtomicBool::new(false),
+            panics: Mutex::new(Vec::new()),
+            caller: Mutex::new(None),
+        }
+    }
+
     /// A worker's life.
     fn work(&self, worker: usize) {
-        let mut done = 0;
+        let mut seen = 0;
         loop {
-            self.await_turn(worker, done);
+            // Turns that went by without this worker are not made up for.
+            seen = self.await_turn(worker, seen);
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            done += 1;
-            self.do_share(worker);
+            self.come_to_turn(worker, seen);
         }
     }
 
-    fn do_share(&self, worker: usize) {
-        let operation = *self.operation.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Operation { work, shares }) = operation {
-            let share = Share { index: worker + 1, of: shares };
-            // SAFETY: `Pool::run` keeps what it points to alive until `unfinished` is 0, and this
-            // worker lowers it only below.
-            let work = unsafe { &*work };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(share))) {
-                *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+    /// A worker's part of a turn: its share, unless the caller has it.
+    fn come_to_turn(&self, worker: usize, turn: usize) {
+        if !self.claim(worker, turn) {
+            return;
+        }
+        self.do_share(worker + 1);
+        if self.unfinished.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // The caller shows itself before it looks at the count for the last time, so it is
+            // seen here, or has seen that nothing is left.
+            if let Some(caller) = lock(&self.caller).as_ref() {
+                caller.unpark();
             }
         }
-        self.unfinished.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Returns when the count of operations has passed `done`.
-    fn await_turn(&self, worker: usize, done: usize) {
-        let came = || self.turn.load(Ordering::SeqCst) != done;
-        while !spin(&came, Some(limits::AWAKE_MAX)) {
-            self.asleep[worker].store(true, Ordering::SeqCst);
+    /// Whether it falls to who asks to do the worker's share in this turn.
+    fn claim(&self, worker: usize, turn: usize) -> bool {
+        let before = turn.wrapping_sub(1);
+        let claimed = &self.places[worker].claimed;
+        claimed.compare_exchange(before, turn, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Does a share of the current operation, which must be the first and its caller's, or claimed
+    /// and counted in `unfinished`. Does not unwind.
+    fn do_share(&self, index: usize) {
+        let operation = *lock(&self.operation);
+        let Some(Operation { work, shares }) = operation else { return };
+        let share = Share { index, of: shares };
+        // SAFETY: `work` lives until `Pool::run` returns. That is after the first share, which is
+        // done in it. Any other was claimed: a claim of turn t succeeds once, and only where t - 1
+        // was claimed before, which is from when t was published until `run` has claimed what is
+        // left of it; a worker that comes later, with a turn that is over, claims nothing and does
+        // not come here. Between a claim and the end of its share `unfinished` is not 0, for which
+        // `run` waits; so the operation read above is that of the turn that was claimed.
+        let work = unsafe { &*work };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(share))) {
+            lock(&self.panics).push(panic);
+        }
+    }
+
+    /// Returns when all shares are done.
+    fn await_others(&self) {
+        let is_done = || self.unfinished.load(Ordering::SeqCst) == 0;
+        if spin(&is_done, limits::CALLER_AWAKE_MAX) {
+            return;
+        }
+        *lock(&self.caller) = Some(std::thread::current());
+        while !is_done() {
+            std::thread::park();
+        }
+        *lock(&self.caller) = None;
+    }
+
+    /// Waits until the count of operations is not `seen`; what it is.
+    fn await_turn(&self, worker: usize, seen: usize) -> usize {
+        let Place { asleep, .. } = &self.places[worker];
+        let came = || self.turn.load(Ordering::SeqCst) != seen;
+        while !spin(&came, limits::AWAKE_MAX) {
+            asleep.store(true, Ordering::SeqCst);
             // Looked at again after the flag is up: whoever comes later sees the flag and wakes.
-            while !came() && self.asleep[worker].load(Ordering::SeqCst) {
+            while !came() && asleep.load(Ordering::SeqCst) {
                 std::thread::park();
             }
-            self.asleep[worker].store(false, Ordering::SeqCst);
+            asleep.store(false, Ordering::SeqCst);
         }
+        self.turn.load(Ordering::SeqCst)
     }
 }
 
-/// Waits for the workers when dropped.
-struct Waiting<'a>(&'a Shared);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        spin(&|| self.0.unfinished.load(Ordering::SeqCst) == 0, None);
-    }
+/// A lock's value. No code that holds one here can leave it half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks until `is_so`, or not much longer than `limit`; whether it became so. Offers its core to
 /// others from time to time, since what it waits for may be waiting for a core.
-fn spin(is_so: &impl Fn() -> bool, limit: Option<Duration>) -> bool {
+fn spin(is_so: &impl Fn() -> bool, limit: Duration) -> bool {
     let mut since = None;
     loop {
         for _ in 0..limits::SPINS {
@@ -304,8 +373,7 @@ fn spin(is_so: &impl Fn() -> bool, limit: Option<Duration>) -> bool {
             }
             std::hint::spin_loop();
         }
-        let since = *since.get_or_insert_with(Instant::now);
-        if limit.is_some_and(|limit| since.elapsed() > limit) {
+        if since.get_or_insert_with(Instant::now).elapsed() > limit {
             return is_so();
         }
         std::thread::yield_now();
@@ -350,151 +418,4 @@ fn allowed_cpus(status: &str) -> Vec<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicU64;
-
-    fn pool(threads: usize) -> Pool {
-        Pool::new(Cpu::best(), threads)
-    }
-
-    #[test]
-    fn shares_cover_everything_once() {
-        for (len, grain, of) in [(0, 1, 3), (1, 8, 2), (17, 4, 3), (100, 8, 7), (5, 0, 9)] {
-            let mut next = 0;
-            for index in 0..of {
-                let part = Share { index, of }.part(len, grain);
-                assert_eq!(part.start, next);
-                assert!(part.end == len || part.end.is_multiple_of(grain.max(1)));
-                next = part.end;
-            }
-            assert_eq!(next, len);
-        }
-        assert_eq!(Share::WHOLE.part(9, 4), 0..9);
-    }
-
-    #[test]
-    fn shares_by_cost_cover_everything_once_and_evenly() {
-        for (costs, of, expected) in [
-            (vec![1, 1, 1, 1], 2, vec![2, 4]),
-            (vec![3, 1, 1, 1], 2, vec![1, 4]),
-            (vec![0, 0], 3, vec![0, 0, 2]),
-            (vec![], 2, vec![0, 0]),
-            (vec![1, 2, 3, 4, 5, 6, 7, 8], 2, vec![5, 8]),
-        ] {
-            let mut next = 0;
-            for (index, end) in expected.into_iter().enumerate() {
-                assert_eq!(Share { index, of }.part_by_cost(&costs), next..end, "{costs:?}");
-                next = end;
-            }
-        }
-    }
-
-    #[test]
-    fn every_share_runs_once_in_each_of_many_operations() {
-        for threads in [1, 2, 5] {
-            let pool = pool(threads);
-            let counts: Vec<AtomicU64> = (0..threads).map(|_| AtomicU64::new(0)).collect();
-            for _ in 0..2000 {
-                pool.run(&|share| {
-                    assert_eq!(share.of, threads);
-                    counts[share.index].fetch_add(1, Ordering::Relaxed);
-                });
-            }
-            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 2000));
-        }
-    }
-
-    #[test]
-    fn rows_are_shared_whole() {
-        for (len, row_len) in [(0, 3), (10, 3), (20_000, 7), (9_000, 9_000)] {
-            let mut values = vec![0; len];
-            pool(3).share_rows(&mut values, row_len, &|first, rows| {
-                for (index, row) in rows.chunks_mut(row_len).enumerate() {
-                    for value in row {
-                        *value += first + index;
-                    }
-                }
-            });
-            assert!(values.iter().enumerate().all(|(at, value)| *value == at / row_len));
-        }
-    }
-
-    #[test]
-    fn a_sleeping_worker_is_woken() {
-        let pool = pool(3);
-        let count = AtomicU64::new(0);
-        for _ in 0..20 {
-            let asleep = || pool.shared.asleep.iter().all(|asleep| asleep.load(Ordering::SeqCst));
-            while !asleep() {
-                std::thread::yield_now();
-            }
-            pool.run(&|_| {
-                count.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-        assert_eq!(count.load(Ordering::Relaxed), 60);
-    }
-
-    #[test]
-    fn a_panic_in_any_share_reaches_the_caller_and_the_pool_goes_on() {
-        let pool = pool(3);
-        for bad in 0..3 {
-            let run = || pool.run(&|share| assert!(share.index < bad, "share {}", share.index));
-            assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
-        }
-        let count = AtomicU64::new(0);
-        let caller = std::thread::current().id();
-        pool.run(&|_| {
-            let elsewhere = std::thread::current().id() != caller;
-            count.fetch_add(if elsewhere { 10 } else { 1 }, Ordering::Relaxed);
-        });
-        assert_eq!(count.load(Ordering::Relaxed), 21);
-    }
-
-    #[test]
-    fn a_call_inside_of_a_call_runs_all_shares_where_it_is() {
-        let pool = pool(2);
-        let count = AtomicU64::new(0);
-        pool.run(&|_| {
-            pool.run(&|_| {
-                count.fetch_add(1, Ordering::Relaxed);
-            });
-        });
-        assert_eq!(count.load(Ordering::Relaxed), 4);
-    }
-
-    #[test]
-    fn two_pools_work_at_the_same_time() {
-        let (first, second) = (pool(2), pool(2));
-        let met = AtomicU64::new(0);
-        let wait_for_all = |_| {
-            met.fetch_add(1, Ordering::SeqCst);
-            // Ends only if the shares of both pools run side by side.
-            while met.load(Ordering::SeqCst) < 4 {
-                std::thread::yield_now();
-            }
-        };
-        std::thread::scope(|scope| {
-            scope.spawn(|| first.run(&wait_for_all));
-            scope.spawn(|| second.run(&wait_for_all));
-        });
-    }
-
-    #[test]
-    fn siblings_are_one_core_and_what_is_offline_or_not_allowed_is_none() {
-        let status = "Name:\tx\nCpus_allowed:\tff\nCpus_allowed_list:\t0-3,8\nMems_allowed:\t1\n";
-        let allowed = allowed_cpus(status);
-        assert_eq!(allowed, [0, 1, 2, 3, 8]);
-        assert!(allowed_cpus("Name:\tx\n").is_empty());
-        let pairs = |cpu: usize| Some(format!("{}-{}", cpu / 2 * 2, cpu / 2 * 2 + 1));
-        assert_eq!(cores_of(5, &allowed, pairs), 3);
-        // A quota of two processors' time keeps two threads busy.
-        assert_eq!(cores_of(2, &allowed, pairs), 2);
-        // The second processor is offline.
-        let offline = |cpu: usize| (cpu != 1).then(|| format!("{cpu}"));
-        assert_eq!(cores_of(8, &allowed, offline), 4);
-        assert_eq!(cores_of(6, &[], |_| None), 6);
-        assert!(physical_cores() >= 1);
-    }
-}
+mod tests;
