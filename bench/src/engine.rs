@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::figures::{float, median, resident_bytes_max};
 use crate::peer::Peer;
-use crate::print;
+use crate::{print, threads_help};
 
 mod limits {
     /// Sequences that are decoded together.
@@ -32,8 +32,7 @@ pub(crate) struct Options {
     /// The model file.
     #[arg(long)]
     model: PathBuf,
-    /// Threads; as many as there are cores unless given.
-    #[arg(long)]
+    #[arg(long, help = threads_help())]
     threads: Option<usize>,
     /// Tokens of the prompt.
     #[arg(long, default_value_t = 512)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::cases::{Case, Limit, Limits, show_all};
 use crate::figures::{float, median};
-use crate::print;
+use crate::{print, threads_help};
 
 mod limits {
     use std::time::Duration;
@@ -24,8 +24,7 @@ mod limits {
 /// What is measured.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Threads; as many as there are cores unless given.
-    #[arg(long)]
+    #[arg(long, help = threads_help())]
     threads: Option<usize>,
     /// Print JSON.
     #[arg(long)]

@@ -40,7 +40,27 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+fn threads_help() -> String {
+    format!("Threads; as many as there are cores unless given. {}", relay_kernels::CPU_HELP)
+}
+
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]
 fn print(text: &str) {
     println!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn where_threads_are_chosen_the_variable_is_told() {
+        for command in Command::command().get_subcommands_mut() {
+            let help = command.render_help().to_string();
+            let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(help.contains(relay_kernels::CPU_HELP), "{help}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use relay_model::{
 use serde::Serialize;
 
 use crate::figures::float;
-use crate::print;
+use crate::{print, threads_help};
 
 mod limits {
     /// Tokens whose logits are held at a time.
@@ -39,8 +39,7 @@ pub(crate) struct Options {
     /// Tokens of a chunk.
     #[arg(long, default_value_t = 512)]
     context: usize,
-    /// Threads; as many as there are cores unless given.
-    #[arg(long)]
+    #[arg(long, help = threads_help())]
     threads: Option<usize>,
     /// Print JSON.
     #[arg(long)]

@@ -13,7 +13,7 @@ use relay_chassis::pki::{self, IssueOptions, Usage};
 use relay_chassis::shutdown::Shutdown;
 use relay_chassis::{listen, settings, telemetry};
 use relay_cloud::CloudSettings;
-use relay_model::{DeviceChoice, LoadOptions, LoadProgress, ModelSource, TINY_LLM};
+use relay_model::{CPU_HELP, DeviceChoice, LoadOptions, LoadProgress, ModelSource, TINY_LLM};
 use serde::Serialize;
 
 const EXIT_FAULT: u8 = 1;
@@ -63,6 +63,10 @@ enum Command {
     Pki(PkiCommand),
 }
 
+fn threads_help() -> String {
+    format!("Threads that compute on cpu; all physical cores unless given. {CPU_HELP}")
+}
+
 #[derive(Debug, Args)]
 struct ServeArguments {
     /// Settings file, TOML.
@@ -82,8 +86,7 @@ struct Flags {
     /// What it computes on: cpu, cuda, cuda:1 (a card's index) or metal.
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
-    /// Threads that compute on cpu; all physical cores unless given.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help = threads_help())]
     threads: Option<NonZero<usize>>,
     /// Address to listen on; port 0 takes any free one.
     #[arg(long, value_name = "ADDRESS")]
@@ -322,6 +325,7 @@ mod tests {
     #[test]
     fn flags_are_sound_and_named_as_settings() {
         Program::command().debug_assert();
+        assert!(threads_help().contains("RELAY_CPU"));
         let arguments =
             "relay-cloud serve --insecure --model m --device metal --threads 2 --calls-max 3"
                 .split(' ');

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use relay_edge::config::{CloudEnd, PolicyKind};
-use relay_model::{DeviceChoice, KvPrecision};
+use relay_model::{CPU_HELP, DeviceChoice, KvPrecision};
 use serde::de::{IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
 
@@ -111,9 +111,7 @@ pub(crate) struct Options {
     /// What it computes on: cpu, cuda, cuda:1 (a card's index) or metal. [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
-    /// Threads that compute on cpu: fewer leave cores, and a cooler machine, to others. [default: all
-    /// physical cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help = threads_help())]
     threads: Option<NonZero<usize>>,
     /// A cloud to call, https://name:port; give it again for further ones, best first.
     #[arg(long, value_name = "URL", help_heading = "Cloud")]
@@ -178,6 +176,13 @@ pub(crate) struct Options {
     /// Log lines on standard error: `warn`, or `warn,relay_edge=debug`. [default: warn]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
+}
+
+fn threads_help() -> String {
+    format!(
+        "Threads that compute on cpu: fewer leave cores, and a cooler machine, to others. {CPU_HELP}. \
+         [default: all physical cores]"
+    )
 }
 
 /// The flags under the keys of the settings; what is `None` overrides nothing.
@@ -368,6 +373,7 @@ mod tests {
             .map(|ask| ask.render_long_help().to_string())
             .unwrap();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains(CPU_HELP), "{help}");
         let defaults = EdgeSettings::default();
         for (flag, value) in [
             ("--model", defaults.model.display().to_string()),

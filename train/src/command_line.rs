@@ -141,3 +141,20 @@ fn run_words(words: &[String], output: &mut dyn Write) -> anyhow::Result<()> {
     let words = std::iter::once(program).chain(words.iter().map(OsString::from));
     CommandLine::try_parse_from(words)?.run(output)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn where_threads_are_chosen_the_variable_is_told() {
+        for name in ["pretrain", "warmup", "grpo"] {
+            let mut command = CommandLine::command();
+            let help = command.find_subcommand_mut(name).unwrap().render_help().to_string();
+            let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(help.contains(relay_model::CPU_HELP), "{help}");
+        }
+    }
+}

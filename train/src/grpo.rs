@@ -34,7 +34,9 @@ use crate::model_writer::ModelWriter;
 use crate::optimiser::AdamW;
 use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
 use crate::trainable::Weights;
-use crate::training_run::{Ending, TrainingRun, open_settings, read_log, stop_on_signals};
+use crate::training_run::{
+    Ending, TrainingRun, open_settings, read_log, stop_on_signals, threads_help,
+};
 
 use batch::Batch;
 use line::{Check, GrpoLine, Times};
@@ -63,8 +65,7 @@ pub struct Grpo {
     /// The folder to write into; a run that is there is gone on with.
     #[arg(long)]
     out: PathBuf,
-    /// Threads that compute; the result does not depend on it.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, help = threads_help())]
     threads: usize,
 }
 

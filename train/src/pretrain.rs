@@ -18,7 +18,9 @@ use crate::optimiser::OptimiserSettings;
 use crate::problem::Facts;
 use crate::supervised::supervised;
 use crate::trainable::{Architecture, Weights};
-use crate::training_run::{Ending, StageSettings, TrainingRun, open_settings, stop_on_signals};
+use crate::training_run::{
+    Ending, StageSettings, TrainingRun, open_settings, stop_on_signals, threads_help,
+};
 use crate::vocabulary;
 use crate::world::Mind;
 
@@ -34,8 +36,7 @@ pub struct Pretrain {
     /// The folder to write into; a run that is there is gone on with.
     #[arg(long)]
     out: PathBuf,
-    /// Threads that compute; the result does not depend on it.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, help = threads_help())]
     threads: usize,
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use relay_model::CPU_HELP;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -228,6 +229,11 @@ fn echo_settings(settings: &str, out: &Path, name: &str) -> anyhow::Result<()> {
         ),
         Err(_) => write_aside(&path, settings.as_bytes()),
     }
+}
+
+/// What the flag for a run's threads says.
+pub(crate) fn threads_help() -> String {
+    format!("Threads that compute; the result does not depend on it. {CPU_HELP}")
 }
 
 /// Stops runs at the first signal; the second one ends the program.

@@ -30,7 +30,9 @@ use crate::model_writer::{Base, ModelWriter};
 use crate::optimiser::OptimiserSettings;
 use crate::supervised::supervised;
 use crate::trainable::{LoraSettings, Sequence, Weights};
-use crate::training_run::{Ending, StageSettings, TrainingRun, open_settings, stop_on_signals};
+use crate::training_run::{
+    Ending, StageSettings, TrainingRun, open_settings, stop_on_signals, threads_help,
+};
 
 use check::check;
 pub use commands::CommandSettings;
@@ -57,8 +59,7 @@ pub struct Warmup {
     /// The folder to write into; a run that is there is gone on with.
     #[arg(long)]
     out: PathBuf,
-    /// Threads that compute; the result does not depend on it.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, help = threads_help())]
     threads: usize,
 }
 

@@ -15,6 +15,10 @@ use crate::simd::Simd;
 /// The environment variable that forces an instruction set.
 const VARIABLE: &str = "RELAY_CPU";
 
+/// What programs' help says of it, where threads are chosen.
+pub const CPU_HELP: &str =
+    "The variable RELAY_CPU forces an instruction set: portable, avx2 or avx512";
+
 /// An instruction set that this machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpu(Set);
@@ -159,7 +163,10 @@ mod tests {
             assert_eq!(Cpu::named(Some(cpu.name())), Ok(cpu));
         }
         let message = Cpu::named(Some("avx1024")).unwrap_err().to_string();
-        assert!(message.contains("avx1024") && message.contains("portable"), "{message}");
+        assert!(message.contains("avx1024"), "{message}");
+        for choice in ["RELAY_CPU", "portable", "avx2", "avx512"] {
+            assert!(message.contains(choice) && CPU_HELP.contains(choice), "{message}");
+        }
         assert_eq!(Cpu::PORTABLE.name(), "portable");
     }
 

@@ -65,7 +65,7 @@ pub use attention::{AttentionShape, KvPage, PAGE_TOKENS, QueryStretch, paged_att
 pub use bandwidth::read_bandwidth;
 pub use bias::add_bias;
 pub use blocks::WeightFormat;
-pub use cpu::{Cpu, CpuError};
+pub use cpu::{CPU_HELP, Cpu, CpuError};
 pub use kv_element::KvElement;
 pub use lanes::dot;
 pub use logits::{LOGIT_BLOCK, SoftmaxSums, block_maxima, softmax_sums};

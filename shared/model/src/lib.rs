@@ -73,5 +73,6 @@ pub use load::{LoadOptions, LoadProgress, LoadedModel, ModelIdentity, inspect, l
 pub use model_card::{EndToken, ModelCard, TemplateCard, TensorShare, VocabularyCard};
 pub use model_numbers::{ModelNumbers, ModelSizes};
 pub use noise::{NoiseKey, Role};
+pub use relay_kernels::CPU_HELP;
 pub use sampler::{Sampled, Sampling, entropy_nats, sample, top_log_probabilities};
 pub use tokenizer::{AddedTokens, TokenKind, Tokenizer};
