@@ -1,13 +1,25 @@
 //! llama.cpp's own measurements of the same file: runs llama-bench or, for several sequences,
 //! llama-batched-bench, and reads their JSON.
 
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::engine::Speeds;
+
+mod limits {
+    use std::time::Duration;
+
+    /// How long a peer may measure: a long context takes minutes, what takes longer hangs.
+    pub(super) const RUN_MAX: Duration = Duration::from_mins(30);
+    /// Time between two looks whether it is done.
+    pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
+}
 
 /// A llama-bench, or a llama-batched-bench, and what it is asked to measure.
 pub(crate) struct Peer<'a> {
@@ -85,20 +97,57 @@ impl Peer<'_> {
     }
 
     fn ask(&self, what: &[&str]) -> anyhow::Result<String> {
-        let threads = self.threads.to_string();
-        let output = Command::new(self.program)
-            .arg("-m")
-            .arg(self.model)
-            .args(["-t", &threads])
-            .args(what)
-            .output()
-            .with_context(|| format!("{} cannot be started", self.program.display()))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{} failed: {}", self.program.display(), said.trim());
-        }
-        Ok(String::from_utf8(output.stdout)?)
+        let mut command = Command::new(self.program);
+        command.arg("-m").arg(self.model).args(["-t", &self.threads.to_string()]).args(what);
+        output(command, limits::RUN_MAX)
+            .with_context(|| format!("the peer {}", self.program.display()))
     }
+}
+
+/// What a program prints, if it ends well within `limit`; one that does not is ended.
+fn output(mut command: Command, limit: Duration) -> anyhow::Result<String> {
+    let start = Instant::now();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("cannot be started")?;
+    let (said, complaint) = (read_aside(child.stdout.take()), read_aside(child.stderr.take()));
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > limit {
+            end(&mut child)?;
+            bail!(
+                "was not done after {} s and was stopped: measure fewer tokens (--prompt, --gen, \
+                 --context), or see by hand why it hangs",
+                limit.as_secs()
+            );
+        }
+        std::thread::sleep(limits::LOOK_EVERY);
+    };
+    if !status.success() {
+        bail!("failed: {}", String::from_utf8_lossy(&joined(complaint)?).trim());
+    }
+    Ok(String::from_utf8(joined(said)?)?)
+}
+
+fn end(child: &mut Child) -> std::io::Result<()> {
+    child.kill()?;
+    child.wait().map(drop)
+}
+
+type Bytes = std::io::Result<Vec<u8>>;
+
+/// Reads while the program runs: one that cannot write what it has to say would not end.
+fn read_aside(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Bytes> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes)).map(|_| bytes)
+    })
+}
+
+fn joined(reader: JoinHandle<Bytes>) -> anyhow::Result<Vec<u8>> {
+    let Ok(bytes) = reader.join() else { bail!("what it printed could not be read") };
+    Ok(bytes?)
 }
 
 fn speed(json: &str, is_wanted: impl Fn(&Measured) -> bool) -> anyhow::Result<f64> {
@@ -120,6 +169,27 @@ fn batched(said: &str) -> anyhow::Result<Speeds> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_peer_is_heard_and_one_that_fails_or_hangs_is_told() {
+        let long = Duration::from_mins(1);
+        assert_eq!(output(shell("echo loading >&2; echo 1"), long).unwrap(), "1\n");
+        // More than a pipe holds.
+        let much = output(shell("head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2"), long);
+        assert_eq!(much.unwrap().len(), 300_000);
+        let failed = output(shell("echo no such model >&2; exit 3"), long).unwrap_err();
+        assert_eq!(failed.to_string(), "failed: no such model");
+        let start = Instant::now();
+        let hung = output(shell("exec sleep 600"), Duration::from_millis(100)).unwrap_err();
+        assert!(hung.to_string().contains("was not done after 0 s"), "{hung}");
+        assert!(start.elapsed() < long);
+    }
 
     #[test]
     fn its_speeds_are_read() {
