@@ -6,22 +6,14 @@ use crate::exponential::exp;
 use crate::pool::{Pool, Share};
 use crate::simd::{LANES, Simd};
 
-mod limits {
-    /// Below this many values a second thread costs more than it saves.
-    pub(super) const VALUES_IN_PARALLEL_MIN: usize = 1 << 13;
-}
-
 /// `gate[i] = silu(gate[i]) · up[i]`.
 ///
 /// # Panics
 /// If the lengths differ.
 pub fn swiglu(pool: &Pool, gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "gate and up have different lengths");
-    if gate.len() < limits::VALUES_IN_PARALLEL_MIN {
-        return pool.cpu().run(SwiGlu { gate, up });
-    }
     let gate = Disjoint::new(gate);
-    pool.run_kernel(|share: Share| {
+    pool.run_kernel_over(up.len(), |share: Share| {
         let part = share.part(up.len(), LANES);
         // SAFETY: shares do not overlap.
         let gate = unsafe { gate.part(part.clone()) };

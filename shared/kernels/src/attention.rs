@@ -23,8 +23,6 @@ const CHUNK_TOKENS: usize = CHUNK_PAGES * PAGE_TOKENS;
 const LINE_BYTES: usize = 64;
 
 mod limits {
-    /// Below this many products a second thread costs more than it saves.
-    pub(super) const PRODUCTS_IN_PARALLEL_MIN: usize = 1 << 14;
     /// Query vectors that go through a chunk together, so that its keys are still near.
     pub(super) const TILE_QUERIES: usize = 32;
 }
@@ -178,25 +176,14 @@ impl<'a, E: KvElement> Attention<'a, E> {
         let items = items(&tiles, shape);
         let piece_floats = shape.group() * (shape.head_width + 2);
         let mut pieces = vec![0.0; items.len() * piece_floats];
-        let work = items.len() * CHUNK_TOKENS * shape.head_width * shape.group();
-        if work < limits::PRODUCTS_IN_PARALLEL_MIN {
-            let pieces = Disjoint::new(&mut pieces);
-            pool.cpu().run(AttendChunks {
-                attention: self,
-                tiles: &tiles,
-                items: &items,
-                first: 0,
-                pieces,
-            });
-        } else {
-            let pieces = Disjoint::new(&mut pieces);
-            pool.run_kernel(|share: Share| {
-                let part = share.part(items.len(), 1);
-                let first = part.start;
-                let (tiles, items) = (&tiles, &items[part]);
-                AttendChunks { attention: self, tiles, items, first, pieces }
-            });
-        }
+        let products = items.len() * CHUNK_TOKENS * shape.head_width * shape.group();
+        let room = Disjoint::new(&mut pieces);
+        pool.run_kernel_over(products, |share: Share| {
+            let part = share.part(items.len(), 1);
+            let first = part.start;
+            let (tiles, items) = (&tiles, &items[part]);
+            AttendChunks { attention: self, tiles, items, first, pieces: room }
+        });
         pool.cpu().run(MergePieces { shape, tiles: &tiles, items: &items, pieces: &pieces, out });
     }
 }

@@ -31,7 +31,7 @@ mod limits {
     /// How long a caller looks whether the others' shares are done before it sleeps: one of them
     /// may need its core.
     pub(super) const CALLER_AWAKE_MAX: Duration = Duration::from_micros(150);
-    /// Below this many values a second thread costs more than it saves.
+    /// Below this many values, or products of attention, a second thread costs more than it saves.
     pub(super) const VALUES_IN_PARALLEL_MIN: usize = 1 << 13;
     /// Cores that are looked for.
     pub(super) const CORES_MAX: usize = 1024;
@@ -206,6 +206,19 @@ impl Pool {
         self.run(&|share| {
             self.cpu.run(kernel(share));
         });
+    }
+
+    /// As [`Self::run_kernel`], over so many values: few stay whole, on the calling thread.
+    pub(crate) fn run_kernel_over<K: Kernel>(
+        &self,
+        values: usize,
+        kernel: impl Fn(Share) -> K + Sync,
+    ) {
+        if values < limits::VALUES_IN_PARALLEL_MIN {
+            self.cpu.run(kernel(Share::WHOLE));
+        } else {
+            self.run_kernel(kernel);
+        }
     }
 
     /// Shows `work` to the workers; the number of its turn.

@@ -12,8 +12,6 @@ use crate::simd::{LANES, Simd};
 pub(crate) const BLOCK: usize = 32;
 
 mod limits {
-    /// Below this many values a second thread costs more than it saves.
-    pub(super) const VALUES_IN_PARALLEL_MIN: usize = 1 << 14;
     /// Blocks whose greatest value is smaller hold only zeros: their scale's inverse would not be
     /// a number.
     pub(super) const GREATEST_MIN: f32 = 1e-30;
@@ -57,11 +55,8 @@ impl QuantisedRows {
         let (values, _) = values.as_chunks::<BLOCK>();
         self.blocks_per_row = width / BLOCK;
         self.blocks.resize(values.len(), RowBlock::default());
-        if values.len() * BLOCK < limits::VALUES_IN_PARALLEL_MIN {
-            return pool.cpu().run(Quantise { values, blocks: &mut self.blocks });
-        }
         let blocks = Disjoint::new(&mut self.blocks);
-        pool.run_kernel(|share: Share| {
+        pool.run_kernel_over(values.len() * BLOCK, |share: Share| {
             let part = share.part(values.len(), 1);
             // SAFETY: shares do not overlap.
             let blocks = unsafe { blocks.part(part.clone()) };
