@@ -178,7 +178,7 @@ proptest! {
     /// Neither the rows beside it nor threads change a bit of a row.
     #[test]
     fn a_row_has_the_bits_it_has_alone(case in case(), threads in 1_usize..4) {
-        for cpu in Cpu::others() {
+        for cpu in Cpu::others().into_iter().chain([Cpu::PORTABLE]) {
             let together = case.run(cpu, threads, 0..case.rows);
             for row in 0..case.rows {
                 let alone = case.run(cpu, 1, row..row + 1);

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use relay_model::{KvCache, LanguageModel, LoadOptions, LogitsWanted, Row, load};
 
-use crate::tiny_file::{CONTEXT, LAYERS, TinyFile, VOCABULARY, file_bytes, metadata, tensors};
+use crate::tiny_file::{
+    CONTEXT, LAYERS, TinyFile, VOCABULARY, WIDE, file_bytes, metadata, metadata_of, tensors,
+    tensors_of,
+};
 
 /// Sequences that are alive at once.
 const SEQUENCES: usize = 4;
@@ -48,7 +51,11 @@ fn turn() -> impl Strategy<Value = Turn> {
 }
 
 fn model(dtype: GgmlDType, threads: usize) -> Box<dyn LanguageModel> {
-    let file = TinyFile::with_bytes(&file_bytes(&metadata(), &tensors(), dtype));
+    let (metadata, tensors) = match dtype.block_size() {
+        256 => (metadata_of(WIDE), tensors_of(WIDE)),
+        _ => (metadata(), tensors()),
+    };
+    let file = TinyFile::with_bytes(&file_bytes(&metadata, &tensors, dtype));
     let options = LoadOptions { threads: Some(threads), ..LoadOptions::default() };
     load(&file.path, &options).unwrap().model
 }
@@ -168,8 +175,9 @@ proptest! {
     #[test]
     fn a_sequence_in_any_mix_is_the_sequence_alone(
         dtype in select(vec![
-            GgmlDType::F32, GgmlDType::F16, GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q5_0,
-            GgmlDType::Q5_1, GgmlDType::Q8_0,
+            GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16, GgmlDType::Q4_0, GgmlDType::Q4_1,
+            GgmlDType::Q5_0, GgmlDType::Q5_1, GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q5K,
+            GgmlDType::Q6K,
         ]),
         threads in 1_usize..4,
         steps in prop::collection::vec(prop::collection::vec(turn(), SEQUENCES), 1..8),

@@ -33,11 +33,29 @@ impl TinyFile {
     }
 }
 
+/// Numbers of a hidden state, a head, and a feed-forward layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Widths {
+    hidden: usize,
+    head: usize,
+    feed_forward: usize,
+}
+
+/// As the constants say.
+const NARROW: Widths = Widths { hidden: WIDTH, head: HEAD_WIDTH, feed_forward: FEED_FORWARD };
+/// Rows hold whole blocks of every format.
+pub(crate) const WIDE: Widths = Widths { hidden: 256, head: 64, feed_forward: 256 };
+
 /// Named tensors, `[outputs, inputs]` or `[width]`.
 pub(crate) type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 pub(crate) type Metadata = Vec<(String, Value)>;
 
 pub(crate) fn tensors() -> Tensors {
+    tensors_of(NARROW)
+}
+
+pub(crate) fn tensors_of(widths: Widths) -> Tensors {
+    let Widths { hidden, head, feed_forward } = widths;
     let mut tensors = Tensors::new();
     let mut add = |name: &str, shape: &[usize], scale: f32, centre: f32| {
         let seed = tensors.len() as u64 + 1;
@@ -45,27 +63,31 @@ pub(crate) fn tensors() -> Tensors {
         let values = values.into_iter().map(|value| value * scale + centre).collect();
         tensors.push((name.to_owned(), shape.to_vec(), values));
     };
-    add("token_embd.weight", &[VOCABULARY, WIDTH], 1.0, 0.0);
-    add("output_norm.weight", &[WIDTH], 0.3, 1.0);
-    let (query, kv) = (HEADS * HEAD_WIDTH, KV_HEADS * HEAD_WIDTH);
+    add("token_embd.weight", &[VOCABULARY, hidden], 1.0, 0.0);
+    add("output_norm.weight", &[hidden], 0.3, 1.0);
+    let (query, kv) = (HEADS * head, KV_HEADS * head);
     for layer in 0..LAYERS {
         let mut of_layer = |part: &str, shape: &[usize], scale, centre| {
             add(&format!("blk.{layer}.{part}.weight"), shape, scale, centre);
         };
-        of_layer("attn_norm", &[WIDTH], 0.3, 1.0);
-        of_layer("attn_q", &[query, WIDTH], 0.4, 0.0);
-        of_layer("attn_k", &[kv, WIDTH], 0.4, 0.0);
-        of_layer("attn_v", &[kv, WIDTH], 0.2, 0.0);
-        of_layer("attn_output", &[WIDTH, query], 0.2, 0.0);
-        of_layer("ffn_norm", &[WIDTH], 0.3, 1.0);
-        of_layer("ffn_gate", &[FEED_FORWARD, WIDTH], 0.2, 0.0);
-        of_layer("ffn_up", &[FEED_FORWARD, WIDTH], 0.2, 0.0);
-        of_layer("ffn_down", &[WIDTH, FEED_FORWARD], 0.2, 0.0);
+        of_layer("attn_norm", &[hidden], 0.3, 1.0);
+        of_layer("attn_q", &[query, hidden], 0.4, 0.0);
+        of_layer("attn_k", &[kv, hidden], 0.4, 0.0);
+        of_layer("attn_v", &[kv, hidden], 0.2, 0.0);
+        of_layer("attn_output", &[hidden, query], 0.2, 0.0);
+        of_layer("ffn_norm", &[hidden], 0.3, 1.0);
+        of_layer("ffn_gate", &[feed_forward, hidden], 0.2, 0.0);
+        of_layer("ffn_up", &[feed_forward, hidden], 0.2, 0.0);
+        of_layer("ffn_down", &[hidden, feed_forward], 0.2, 0.0);
     }
     tensors
 }
 
 pub(crate) fn metadata() -> Metadata {
+    metadata_of(NARROW)
+}
+
+pub(crate) fn metadata_of(widths: Widths) -> Metadata {
     let number = |value: usize| Value::U32(u32::try_from(value).unwrap());
     let text = |value: &str| Value::String(value.to_owned());
     let (tokens, types) = byte_vocabulary();
@@ -74,13 +96,13 @@ pub(crate) fn metadata() -> Metadata {
         ("general.name", text("tiny")),
         ("llama.block_count", number(LAYERS)),
         ("llama.context_length", number(CONTEXT)),
-        ("llama.embedding_length", number(WIDTH)),
-        ("llama.feed_forward_length", number(FEED_FORWARD)),
+        ("llama.embedding_length", number(widths.hidden)),
+        ("llama.feed_forward_length", number(widths.feed_forward)),
         ("llama.attention.head_count", number(HEADS)),
         ("llama.attention.head_count_kv", number(KV_HEADS)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(EPSILON)),
         ("llama.rope.freq_base", Value::F32(ROTARY_BASE)),
-        ("llama.rope.dimension_count", number(HEAD_WIDTH)),
+        ("llama.rope.dimension_count", number(widths.head)),
         ("llama.vocab_size", number(VOCABULARY)),
         ("tokenizer.ggml.model", text("gpt2")),
         ("tokenizer.ggml.pre", text("gpt-2")),
