@@ -14,7 +14,7 @@ use relay_kernels::{Cpu, Pool};
 
 use cases::{Case, Limit, Limits, show_all};
 
-/// Time, whose throughput is a fraction of what bounds the kernel at hand.
+/// Time, whose throughput is a fraction of what bounds the kernel at hand, or of 1 GB/s.
 struct OfLimit(Rc<Cell<Bound>>);
 
 /// What bounds a kernel, and how many a second of it there are.
@@ -25,13 +25,14 @@ struct Bound {
 }
 
 impl Bound {
-    fn of(limits: Limits, limit: Limit) -> Self {
+    fn of(limits: Limits, limit: Option<Limit>) -> Self {
         let name = match limit {
-            Limit::Memory => "of memory",
-            Limit::Codes => "of codes",
-            Limit::Floats => "of floats",
+            None => "GB/s",
+            Some(Limit::Memory) => "of memory",
+            Some(Limit::Codes) => "of codes",
+            Some(Limit::Floats) => "of floats",
         };
-        Self { name, a_second: limits.of(limit) }
+        Self { name, a_second: limit.map_or(1e9, |limit| limits.of(limit)) }
     }
 }
 
@@ -95,7 +96,7 @@ impl ValueFormatter for OfLimit {
 fn main() -> anyhow::Result<()> {
     let pool = Pool::new(Cpu::from_environment()?, relay_kernels::physical_cores());
     let limits = Limits::measure(&pool);
-    let bound = Rc::new(Cell::new(Bound::of(limits, Limit::Memory)));
+    let bound = Rc::new(Cell::new(Bound::of(limits, None)));
     let mut criterion = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(200))
