@@ -5,11 +5,17 @@
 //! of logit / T + noise, ties to the lower id.
 
 use std::cmp::Ordering;
+use std::sync::LazyLock;
 
 use relay_kernels::{Cpu, LOGIT_BLOCK, SoftmaxSums, block_maxima, softmax_sums};
 
 use crate::banned_text::TokenMask;
 use crate::noise::NoiseKey;
+
+/// The instruction set that is forced, as for models. One that cannot be had is refused where a
+/// model is loaded; all give the same bits.
+static CPU: LazyLock<Cpu> =
+    LazyLock::new(|| Cpu::from_environment().unwrap_or_else(|_| Cpu::best()));
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -115,7 +121,7 @@ fn draw(logits: &[f32], sampling: &Sampling, key: NoiseKey, masked: &TokenMask) 
 
 /// Ids that may be drawn, by rising id; only such as may be among the `wanted` best.
 fn candidates(logits: &[f32], masked: &TokenMask, wanted: usize) -> Vec<Candidate> {
-    let maxima = block_maxima(Cpu::best(), logits);
+    let maxima = block_maxima(*CPU, logits);
     let bound = bound_of_best(&maxima, wanted.saturating_add(masked.ids().len()));
     let mut kept = Vec::new();
     for ((first, block), maximum) in blocks(logits).zip(&maxima) {
@@ -232,7 +238,7 @@ fn noisiest(candidates: &[Candidate], temperature: f64, key: NoiseKey) -> Option
 
 fn most_likely(logits: &[f32], masked: &TokenMask) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
-    let maxima = block_maxima(Cpu::best(), logits);
+    let maxima = block_maxima(*CPU, logits);
     for ((first, block), maximum) in blocks(logits).zip(&maxima) {
         let top = best.map_or(f32::NEG_INFINITY, |(_, top)| top);
         if *maximum <= top {
@@ -250,12 +256,11 @@ fn most_likely(logits: &[f32], masked: &TokenMask) -> Option<u32> {
 }
 
 fn max_logit(logits: &[f32]) -> f32 {
-    block_maxima(Cpu::best(), logits).into_iter().fold(f32::NEG_INFINITY, f32::max)
+    block_maxima(*CPU, logits).into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Instruction sets give the same bits, so that the best may be taken whatever the model runs on.
 fn sums(logits: &[f32], highest: f32, temperature: f32) -> SoftmaxSums {
-    softmax_sums(Cpu::best(), logits, highest, temperature)
+    softmax_sums(*CPU, logits, highest, temperature)
 }
 
 fn log_normaliser(logits: &[f32]) -> f64 {
@@ -323,6 +328,21 @@ mod tests {
         (temperature, 0_u32..8, top_p, min_p).prop_map(|(temperature, top_k, top_p, min_p)| {
             Sampling { temperature, top_k, top_p, min_p }
         })
+    }
+
+    #[test]
+    fn what_is_forced_samples_too() {
+        if std::env::var_os("RELAY_CPU").is_some() {
+            assert_eq!(*CPU, Cpu::from_environment().unwrap());
+            return;
+        }
+        // The environment is read once: a process of its own has another.
+        let own = std::env::current_exe().unwrap();
+        let mut forced = std::process::Command::new(own);
+        forced.args(["--exact", "sampler::tests::what_is_forced_samples_too"]);
+        let output = forced.env("RELAY_CPU", "portable").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
     }
 
     proptest! {
