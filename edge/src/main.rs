@@ -9,7 +9,7 @@ mod model_show;
 mod printer;
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::Path;
@@ -166,13 +166,33 @@ fn open_session(settings: EdgeSettings, metrics: Metrics) -> anyhow::Result<Sess
         threads: settings.threads.map(NonZero::get),
         progress: Some(tell_progress),
     };
-    let model = load(ModelSource::named(&settings.model, &TINY_SLM), &options)?;
+    let model = load(ModelSource::named(&settings.model, &TINY_SLM), &options);
+    end_progress();
+    let model = model?;
     Ok(Session::new(settings, model, metrics)?.begun_at(local_now()))
 }
 
-/// Of a load that takes long.
-fn tell_progress(LoadProgress { bytes, all_bytes }: LoadProgress) {
-    tracing::info!(bytes, all_bytes, "loading the model");
+/// Of a load that takes long: on a terminal one line that changes, whatever is logged.
+fn tell_progress(progress: LoadProgress) {
+    if std::io::stderr().is_terminal() {
+        show_note(&format!("\r{}", progress_note(progress)));
+    } else {
+        let LoadProgress { bytes, all_bytes } = progress;
+        tracing::info!(bytes, all_bytes, "loading the model");
+    }
+}
+
+/// Always of the same length, so that one covers the one before.
+fn progress_note(LoadProgress { bytes, all_bytes }: LoadProgress) -> String {
+    format!("loading the model: {:3} %", bytes.saturating_mul(100) / all_bytes.max(1))
+}
+
+/// Leaves an empty line where progress was told.
+fn end_progress() {
+    if std::io::stderr().is_terminal() {
+        let width = progress_note(LoadProgress { bytes: 0, all_bytes: 0 }).len();
+        show_note(&format!("\r{:width$}\r", ""));
+    }
 }
 
 /// Date and time of this place, as templates are told them elsewhere too; UTC where the system does
@@ -277,6 +297,14 @@ mod tests {
         let mut told = String::new();
         stream.read_to_string(&mut told).await.unwrap();
         assert!(told.contains("relay_edge_answers_total 0"), "{told}");
+    }
+
+    #[test]
+    fn progress_is_told_in_notes_of_one_length() {
+        let note = |bytes| progress_note(LoadProgress { bytes, all_bytes: 3_000_000_000 });
+        assert_eq!(note(0), "loading the model:   0 %");
+        assert_eq!(note(1_290_000_000), "loading the model:  43 %");
+        assert_eq!(note(3_000_000_000), "loading the model: 100 %");
     }
 
     #[test]
