@@ -58,46 +58,36 @@ impl WeightFormat {
         Self::Q6K,
     ];
 
+    /// Its name, weights in a block, and bytes of it.
+    const fn layout(self) -> (&'static str, usize, usize) {
+        match self {
+            Self::F32 => ("F32", 1, 4),
+            Self::F16 => ("F16", 1, 2),
+            Self::Bf16 => ("BF16", 1, 2),
+            Self::Q4_0 => ("Q4_0", SMALL, 18),
+            Self::Q4_1 => ("Q4_1", SMALL, 20),
+            Self::Q5_0 => ("Q5_0", SMALL, 22),
+            Self::Q5_1 => ("Q5_1", SMALL, 24),
+            Self::Q8_0 => ("Q8_0", SMALL, 34),
+            Self::Q4K => ("Q4_K", LARGE, 144),
+            Self::Q5K => ("Q5_K", LARGE, 176),
+            Self::Q6K => ("Q6_K", LARGE, 210),
+        }
+    }
+
     /// What people call it.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::Q4_0 => "Q4_0",
-            Self::Q4_1 => "Q4_1",
-            Self::Q5_0 => "Q5_0",
-            Self::Q5_1 => "Q5_1",
-            Self::Q8_0 => "Q8_0",
-            Self::Q4K => "Q4_K",
-            Self::Q5K => "Q5_K",
-            Self::Q6K => "Q6_K",
-        }
+        self.layout().0
     }
 
     /// Weights in a block.
     pub const fn block_weights(self) -> usize {
-        match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => SMALL,
-            Self::Q4K | Self::Q5K | Self::Q6K => LARGE,
-        }
+        self.layout().1
     }
 
     /// Bytes of a block.
     pub const fn block_bytes(self) -> usize {
-        match self {
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
-            Self::Q4_0 => 18,
-            Self::Q4_1 => 20,
-            Self::Q5_0 => 22,
-            Self::Q5_1 => 24,
-            Self::Q8_0 => 34,
-            Self::Q4K => 144,
-            Self::Q5K => 176,
-            Self::Q6K => 210,
-        }
+        self.layout().2
     }
 
     /// Bytes of `weights` weights; `None` if those are no whole number of blocks, or too many.
