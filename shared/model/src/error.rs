@@ -15,6 +15,8 @@ pub(crate) mod advice {
     pub(crate) const DAMAGED: &str = "the file is damaged or incomplete, bring it again";
     /// Of a folder whose files do not belong together.
     pub(crate) const INCOMPLETE: &str = "bring the whole folder again";
+    /// Of a model that lacks a part, in whichever form.
+    pub(crate) const LACKING: &str = "the model is incomplete, bring all of it again";
 }
 
 /// A fault of a model, its file or the use made of it.

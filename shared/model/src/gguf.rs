@@ -103,19 +103,19 @@ impl GgufFile {
         self.tensors.get(name)
     }
 
-    /// A tensor of the shape that the architecture demands, left where it lies.
+    /// A tensor of the shape that the architecture demands, left where it lies, if it is there.
     ///
     /// # Errors
-    /// [`ModelError::BadFile`] if it is missing or of another shape.
-    pub(crate) fn view(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
+    /// [`ModelError::BadFile`] if it is of another shape.
+    pub(crate) fn view(&self, name: &str, shape: &[usize]) -> Result<Option<Matrix>, ModelError> {
         let Some(entry) = self.tensors.get(name) else {
-            return Err(self.bad(format!("tensor {name} is missing"), "use a complete file"));
+            return Ok(None);
         };
         let Some(bytes) = FileBytes::new(&self.file, entry.range.clone()) else {
             return Err(self.bad(format!("tensor {name} lies outside the file"), DAMAGED));
         };
         let matrix = Matrix::of_shape(entry.format, bytes, &entry.shape, shape);
-        matrix.map_err(|what| self.bad(format!("tensor {name} {what}"), DAMAGED))
+        matrix.map(Some).map_err(|what| self.bad(format!("tensor {name} {what}"), DAMAGED))
     }
 
     /// All tensors by name, in no particular order, and their bytes.

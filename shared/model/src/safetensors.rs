@@ -88,17 +88,17 @@ impl SafetensorsFile {
         self.tensors.get(name)
     }
 
-    /// A tensor of the shape that the architecture demands, left where it lies.
+    /// A tensor of the shape that the architecture demands, left where it lies, if it is there.
     ///
     /// # Errors
-    /// [`ModelError::BadFile`] if it is missing or of another shape.
-    pub(crate) fn view(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
+    /// [`ModelError::BadFile`] if it is of another shape.
+    pub(crate) fn view(&self, name: &str, shape: &[usize]) -> Result<Option<Matrix>, ModelError> {
         let Some(tensor) = self.tensor(name) else {
-            return Err(self.bad(format!("tensor {name} is missing"), "use a complete file"));
+            return Ok(None);
         };
         let bytes = tensor.bytes.clone();
         let matrix = Matrix::of_shape(tensor.format, bytes, &tensor.shape, shape);
-        matrix.map_err(|what| self.bad(format!("tensor {name} {what}"), DAMAGED))
+        matrix.map(Some).map_err(|what| self.bad(format!("tensor {name} {what}"), DAMAGED))
     }
 
     pub(crate) fn bad(&self, what: impl Into<String>, advice: &'static str) -> ModelError {

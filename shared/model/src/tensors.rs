@@ -11,7 +11,7 @@ use relay_kernels::WeightFormat;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::error::advice::DAMAGED;
+use crate::error::advice::{DAMAGED, LACKING};
 use crate::gguf::type_code;
 use crate::weights::Matrix;
 
@@ -156,11 +156,21 @@ pub(crate) trait TensorSource {
     /// Whether there is a tensor with this role.
     fn has(&self, role: TensorRole) -> bool;
 
-    /// The tensor of this role, of the shape that the architecture demands, left where it lies.
+    /// The tensor of this name, of the shape that the architecture demands, left where it lies, if it
+    /// is there.
+    ///
+    /// # Errors
+    /// [`ModelError`] if it is of another shape.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<Matrix>, ModelError>;
+
+    /// The same by its role.
     ///
     /// # Errors
     /// [`ModelError`] if it is missing or of another shape.
-    fn stored(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError>;
+    fn stored(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
+        let found = self.find(&self.naming().name(role), shape)?;
+        found.ok_or_else(|| self.missing(role))
+    }
 
     /// The same, its numbers looked through.
     ///
@@ -211,6 +221,11 @@ pub(crate) trait TensorSource {
 
     /// An error that names the model's file or folder.
     fn bad(&self, what: String, advice: &'static str) -> ModelError;
+
+    /// The same for a tensor that is not there.
+    fn missing(&self, role: TensorRole) -> ModelError {
+        self.bad(format!("tensor {} is missing", self.naming().name(role)), LACKING)
+    }
 
     /// The same for a damaged tensor: names the file that holds it.
     fn bad_tensor(&self, _role: TensorRole, what: String) -> ModelError {

@@ -52,7 +52,7 @@ fn embedding_rows(file: &GgufFile) -> Result<usize, ModelError> {
         Some(rows) => {
             Err(file.bad(format!("tensor {name} has {rows} rows, not 1 to {most}"), UNUSABLE))
         }
-        None => Err(file.bad(format!("tensor {name} is missing"), UNUSABLE)),
+        None => Err(file.missing(TensorRole::Embedding)),
     }
 }
 

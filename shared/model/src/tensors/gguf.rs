@@ -18,8 +18,8 @@ impl TensorSource for GgufFile {
         self.tensor(&self.naming().name(role)).is_some()
     }
 
-    fn stored(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
-        self.view(&self.naming().name(role), shape)
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<Matrix>, ModelError> {
+        self.view(name, shape)
     }
 
     fn views(&self) -> Vec<TensorView<'_>> {

@@ -2,7 +2,7 @@
 
 use super::{Naming, TensorRole, TensorSource, TensorView};
 use crate::error::ModelError;
-use crate::error::advice::{DAMAGED, INCOMPLETE};
+use crate::error::advice::DAMAGED;
 use crate::hugging_face::ModelFolder;
 use crate::weights::Matrix;
 
@@ -38,12 +38,8 @@ impl TensorSource for ModelFolder {
         self.tensor(&self.naming().name(role)).is_some()
     }
 
-    fn stored(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
-        let name = self.naming().name(role);
-        match self.tensor(&name) {
-            Some((file, _)) => file.view(&name, shape),
-            None => Err(self.bad(format!("tensor {name} is missing"), INCOMPLETE)),
-        }
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<Matrix>, ModelError> {
+        self.tensor(name).map_or(Ok(None), |(file, _)| file.view(name, shape))
     }
 
     fn views(&self) -> Vec<TensorView<'_>> {

@@ -199,7 +199,7 @@ fn an_embedding_may_have_more_rows_than_there_are_tokens() {
 #[test]
 fn tensors_that_do_not_fit_are_named() {
     type Change = fn(&mut Metadata, &mut Tensors);
-    let table: [(&str, Change); 10] = [
+    let table: [(&str, Change); 11] = [
         ("tensor output_norm.weight holds nothing but zero bytes", |_, tensors| {
             tensors[1].2.fill(0.0);
         }),
@@ -207,7 +207,12 @@ fn tensors_that_do_not_fit_are_named() {
             let name = "blk.1.attn_k.weight";
             tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap().2.fill(0.0);
         }),
-        ("tensor output_norm.weight is missing", |_, tensors| drop(tensors.remove(1))),
+        ("tensor output_norm.weight is missing; the model is incomplete", |_, tensors| {
+            tensors.remove(1);
+        }),
+        ("tensor token_embd.weight is missing; the model is incomplete", |_, tensors| {
+            tensors.remove(0);
+        }),
         ("259 tokens, but tensor token_embd.weight 64 rows", |_, tensors| tensors[0].1.reverse()),
         ("tensor output_norm.weight holds values that are not numbers", |_, tensors| {
             tensors[1].2[5] = f32::INFINITY;
