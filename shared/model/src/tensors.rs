@@ -21,6 +21,7 @@ mod limits {
 }
 
 const UNKNOWN: &str = "use a plain model of the Llama, Qwen2 or Qwen3 family";
+const OTHER_COUNT: &str = "configuration and weights are not of one model, bring both again";
 
 /// What a tensor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +138,11 @@ impl Naming {
 
     fn layer_prefix(self) -> &'static str {
         self.pick("blk.", "model.layers.")
+    }
+
+    /// The key that counts layers.
+    fn layers_key(self) -> &'static str {
+        self.pick("block_count", "num_hidden_layers")
     }
 
     /// Tensors that repeat what the configuration says.
@@ -275,9 +281,16 @@ pub(crate) fn refuse_unknown_tensors(
     let is_known = |name: &str| {
         naming.is_redundant(name) || naming.role(name).is_some_and(|role| is_used(role, config))
     };
-    match source.names().filter(|name| !is_known(name)).min() {
-        Some(name) => Err(source.bad(format!("tensor {name} is not known here"), UNKNOWN)),
-        None => Ok(()),
+    let Some(name) = source.names().filter(|name| !is_known(name)).min() else {
+        return Ok(());
+    };
+    match naming.role(name) {
+        Some(TensorRole::OfLayer(index, _)) if index >= config.layers => {
+            let (key, layers) = (naming.layers_key(), config.layers);
+            let what = format!("tensor {name} is there, but key {key} counts {layers} layers only");
+            Err(source.bad(what, OTHER_COUNT))
+        }
+        _ => Err(source.bad(format!("tensor {name} is not known here"), UNKNOWN)),
     }
 }
 

@@ -44,7 +44,7 @@ fn keys_that_are_missing_impossible_or_not_supported_are_named() {
         ("vocab_size", json!(300), "should be [300, 64]"),
         ("num_hidden_layers", json!(0), "num_hidden_layers"),
         ("num_hidden_layers", huge.clone(), "num_hidden_layers"),
-        ("num_hidden_layers", json!(2), "tensor model.layers.2."),
+        ("num_hidden_layers", json!(2), "but key num_hidden_layers counts 2 layers only; conf"),
         ("num_hidden_layers", json!(4), "tensor model.layers.3.input_layernorm.weight is missing"),
         ("num_attention_heads", json!(0), "num_attention_heads"),
         ("num_key_value_heads", json!(3), "4 heads cannot share 3 KV heads"),

@@ -122,7 +122,7 @@ fn unsupported_and_impossible_settings_are_named() {
         ("llama.block_count", None, "llama.block_count is missing"),
         ("llama.block_count", Some(number(0)), "llama.block_count"),
         ("llama.block_count", Some(number(4)), "blk.3.attn_norm.weight is missing"),
-        ("llama.block_count", Some(number(2)), "blk.2."),
+        ("llama.block_count", Some(number(2)), "but key block_count counts 2 layers only; conf"),
         ("llama.block_count", Some(number(u32::MAX)), "llama.block_count"),
         ("llama.embedding_length", Some(number(128)), "16 rotary dimensions in heads of 32"),
         ("llama.attention.head_count", Some(number(0)), "llama.attention.head_count"),
@@ -220,7 +220,7 @@ fn tensors_that_do_not_fit_are_named() {
         ("tensor blk.0.attn_q.bias is not known", |_, tensors| {
             tensors.push(("blk.0.attn_q.bias".to_owned(), vec![64], vec![0.0; 64]));
         }),
-        ("tensor blk.3.ffn_up.weight is not known", |_, tensors| {
+        ("blk.3.ffn_up.weight is there, but key block_count counts 3 layers", |_, tensors| {
             tensors.push(("blk.3.ffn_up.weight".to_owned(), vec![96, 64], vec![0.0; 96 * 64]));
         }),
         ("tensor rope_freqs.weight is [7], but should be [8]", |_, tensors| {
