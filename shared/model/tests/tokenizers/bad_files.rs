@@ -168,6 +168,28 @@ fn files_that_are_no_json_are_refused() {
 }
 
 #[test]
+fn keys_of_another_kind_are_named() {
+    for (name, content, expected) in [
+        ("tokenizer_config.json", r#"{"eos_token": 7}"#, "eos_token must be texts, or objects"),
+        ("tokenizer_config.json", r#"{"bos_token": {"text": "x"}}"#, "bos_token and eos_token"),
+        ("generation_config.json", r#"{"eos_token_id": "2"}"#, "eos_token_id must be a number"),
+        ("config.json", r#"{"eos_token_id": [[2]]}"#, "eos_token_id must be a number"),
+        ("config.json", r#"{"eos_token_id": [2, null]}"#, "eos_token_id must be a number"),
+    ] {
+        let files = Files::new(Family::Gpt2);
+        std::fs::write(files.folder().join(name), content).unwrap();
+        let message = Tokenizer::read(files.folder()).unwrap_err().to_string();
+        let says_all = [name, expected, "; bring the whole folder"];
+        assert!(says_all.iter().all(|part| message.contains(part)), "{message}");
+    }
+    let merges = [json!(7), json!(["a"]), json!(["a", "b", "c"]), json!({"a": "b"}), json!([1, 2])];
+    for merge in merges {
+        let change = |files: &mut Files| files.json["model"]["merges"][0] = merge;
+        check_folder(change, &["each merge (model.merges) must be one text or two texts"]);
+    }
+}
+
+#[test]
 fn steps_that_are_not_done_here_are_refused_by_name() {
     let change = |pointer: &'static str, value: Value| {
         move |files: &mut Files| *files.json.pointer_mut(pointer).unwrap() = value

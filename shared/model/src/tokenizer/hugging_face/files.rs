@@ -67,7 +67,7 @@ pub(super) struct BpeModel {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "each merge (model.merges) must be one text or two texts")]
 pub(super) enum MergeRule {
     Line(String),
     Pair(String, String),
@@ -84,7 +84,7 @@ pub(super) struct TokenizerConfig {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "bos_token and eos_token must be texts, or objects with a content")]
 pub(super) enum TokenName {
     Text(String),
     Token { content: String },
@@ -97,7 +97,7 @@ pub(super) struct EndTokens {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "eos_token_id must be a number or a list of numbers")]
 pub(super) enum OneOrMany {
     One(i64),
     Many(Vec<i64>),
