@@ -30,7 +30,6 @@ pub use self::json::Json;
 pub use self::message::{ChatOptions, Message};
 pub use self::text::ChatText;
 
-use self::engine::template_fault;
 use self::escape::Escaper;
 use self::given::{Given, THINKING};
 use self::pieces::{find_answers, split_at_sentinels};
@@ -57,8 +56,10 @@ pub struct RenderedChat {
 /// A chat template: Jinja, as model files carry it.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    /// Of a template that a model brings and that is none: the file, and what is wrong with it.
-    broken: Option<(PathBuf, String)>,
+    /// The model's file or folder, where it comes from one.
+    path: Option<PathBuf>,
+    /// Of a template that a model brings and that is none: what is wrong with it.
+    fault: Option<String>,
     environment: Environment<'static>,
     source: String,
     tool_source: Option<String>,
@@ -76,7 +77,8 @@ impl ChatTemplate {
         let mut environment = engine::new_environment()?;
         engine::add_template(&mut environment, TEMPLATE, source)?;
         Ok(Self {
-            broken: None,
+            path: None,
+            fault: None,
             environment,
             source: source.to_owned(),
             tool_source: None,
@@ -89,7 +91,8 @@ impl ChatTemplate {
     /// the first chat is told why it cannot be.
     fn broken(path: &Path, what: String) -> Self {
         Self {
-            broken: Some((path.to_owned(), what)),
+            path: Some(path.to_owned()),
+            fault: Some(what),
             environment: Environment::empty(),
             source: String::new(),
             tool_source: None,
@@ -98,9 +101,14 @@ impl ChatTemplate {
         }
     }
 
+    /// The same as that of a model, whose file or folder errors are to name.
+    fn of_file(self, path: &Path) -> Self {
+        Self { path: Some(path.to_owned()), ..self }
+    }
+
     /// What is wrong with it, if it cannot be compiled.
     pub fn fault(&self) -> Option<&str> {
-        self.broken.as_ref().map(|(_, what)| what.as_str())
+        self.fault.as_deref()
     }
 
     /// The same with a variant that is used where tools are given.
@@ -216,7 +224,7 @@ impl ChatTemplate {
         given: &Given,
         add_generation_prompt: bool,
     ) -> Result<String, ModelError> {
-        if let Some((path, what)) = &self.broken {
+        if let (Some(what), Some(path)) = (&self.fault, &self.path) {
             let what = format!("its chat template: {what}");
             return Err(ModelError::bad_file(path, what, BROKEN));
         }
@@ -230,6 +238,10 @@ impl ChatTemplate {
         }
         let template = self.environment.get_template(name);
         let rendered = template.and_then(|template| template.render(variables));
-        rendered.map_err(|error| template_fault(&error))
+        let refused = |error| ModelError::Template {
+            path: self.path.clone(),
+            what: engine::fault_text(&error),
+        };
+        rendered.map_err(refused)
     }
 }

@@ -83,9 +83,11 @@ pub enum ModelError {
     /// The device asked for cannot be used.
     #[error(transparent)]
     Device(#[from] DeviceFault),
-    /// A chat template that cannot be used.
-    #[error("chat template: {what}; use a raw prompt or another model file")]
+    /// A chat template that cannot be used, or not for this conversation.
+    #[error("{}chat template: {what}; use a raw prompt or another model file", prefix_of(path.as_deref()))]
     Template {
+        /// The model's file or folder, where the template comes from one.
+        path: Option<PathBuf>,
         /// What the template engine or our check said.
         what: String,
     },
@@ -106,7 +108,16 @@ pub enum ModelError {
     },
 }
 
+fn prefix_of(path: Option<&Path>) -> String {
+    path.map(|path| format!("{}: ", path.display())).unwrap_or_default()
+}
+
 impl ModelError {
+    /// Of a template, wherever it comes from.
+    pub(crate) fn template(what: impl Into<String>) -> Self {
+        Self::Template { path: None, what: what.into() }
+    }
+
     pub(crate) fn bad_file(path: &Path, what: impl Into<String>, advice: &'static str) -> Self {
         Self::BadFile { path: path.to_owned(), what: printable(&what.into()), advice }
     }

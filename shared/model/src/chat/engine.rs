@@ -63,7 +63,7 @@ pub(super) fn add_template(
     if bytes > limits::TEMPLATE_BYTES_MAX {
         let most = limits::TEMPLATE_BYTES_MAX;
         let what = format!("it has {bytes} bytes, where {most} are the most");
-        return Err(ModelError::Template { what });
+        return Err(ModelError::template(what));
     }
     // As Jinja2 reads a source: every kind of line end is one.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
@@ -82,10 +82,14 @@ pub(super) fn clock(now: PrimitiveDateTime) -> Value {
     })
 }
 
-/// An error of the engine with what it says about its cause. Templates word errors themselves
-/// (`raise_exception`), and are strangers: what would steer a terminal is spelled out.
-pub(super) fn template_fault(error: &Error) -> ModelError {
-    ModelError::Template { what: printable(&error.to_string()) }
+fn template_fault(error: &Error) -> ModelError {
+    ModelError::template(fault_text(error))
+}
+
+/// What the engine says about an error's cause. Templates word errors themselves (`raise_exception`),
+/// and are strangers: what would steer a terminal is spelled out.
+pub(super) fn fault_text(error: &Error) -> String {
+    printable(&error.to_string())
 }
 
 /// Templates are published for an engine with these two switched on.

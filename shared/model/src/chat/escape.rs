@@ -96,11 +96,10 @@ impl<'a> Escaper<'a> {
 }
 
 fn none_left() -> ModelError {
-    ModelError::Template {
-        what: "the conversation uses every private-use character, so none is left to mark control \
-               texts with; leave some out"
-            .to_owned(),
-    }
+    ModelError::template(
+        "the conversation uses every private-use character, so none is left to mark control texts \
+         with; leave some out",
+    )
 }
 
 #[cfg(test)]

@@ -41,9 +41,8 @@ impl Message {
         fields.retain(|(_, value)| !value.is_null());
         let message = Self { fields };
         if message.field("role").and_then(Json::as_text).is_none() {
-            return Err(ModelError::Template {
-                what: "a message has no role; give each one a text `role`".to_owned(),
-            });
+            let what = "a message has no role; give each one a text `role`";
+            return Err(ModelError::template(what));
         }
         Ok(message)
     }

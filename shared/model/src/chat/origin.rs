@@ -101,8 +101,8 @@ impl Sources {
             None => template,
         };
         match template {
-            Err(ModelError::Template { what }) => Ok(Some(ChatTemplate::broken(path, what))),
-            compiled => compiled.map(Some),
+            Err(ModelError::Template { what, .. }) => Ok(Some(ChatTemplate::broken(path, what))),
+            compiled => compiled.map(|template| Some(template.of_file(path))),
         }
     }
 }

@@ -178,6 +178,20 @@ fn a_chat_template_that_is_none_fails_with_the_first_chat() {
 }
 
 #[test]
+fn a_chat_template_that_refuses_a_conversation_is_named_by_its_file() {
+    let refuses = text("{{ raise_exception('roles must alternate') }}");
+    let file = TinyFile::with_bytes(&with_key("tokenizer.chat_template", Some(&refuses)));
+    let loaded = load(&file.path, &LoadOptions::default()).unwrap();
+    let template = loaded.chat_template.unwrap();
+    let told = [Message::new("user", "hi")];
+    let error = template.render(&told, &ChatOptions::default(), true).unwrap_err().to_string();
+    let path = file.path.display().to_string();
+    for expected in [&path, ": chat template: ", "roles must alternate", "; use a raw prompt"] {
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn an_embedding_may_have_more_rows_than_there_are_tokens() {
     let without_last = |metadata: &mut Metadata, key: &str, second_last: Value| {
         let entry = metadata.iter_mut().find(|entry| entry.0 == key);
