@@ -1,6 +1,8 @@
 //! What can go wrong at the edge so that there is no answer. A cloud that fails is not among it:
 //! then the SLM goes on alone.
 
+use std::path::PathBuf;
+
 use relay_model::ModelError;
 
 use crate::config::ConfigError;
@@ -36,10 +38,14 @@ pub enum EdgeError {
     EmptyPrompt,
     /// A chat needs a template.
     #[error(
-        "the model file has no chat template: use a chat model, or --raw-prompt to give the \
-         prompt itself"
+        "{}: the model has no chat template: use a chat model, or --raw-prompt to give the prompt \
+         itself",
+        model.display()
     )]
-    NoTemplate,
+    NoTemplate {
+        /// The small model's file or folder.
+        model: PathBuf,
+    },
     /// The answer has nowhere to go.
     #[error(
         "the answer cannot be written to standard output ({0}): free the disk, or keep open what \

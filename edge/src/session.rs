@@ -140,7 +140,8 @@ impl Session {
         match question {
             Question::Raw(prompt) => Ok(Rendered::raw(&self.tokenizer.with_bos(prompt))),
             Question::Chat(text) => {
-                let template = self.template.as_ref().ok_or(EdgeError::NoTemplate)?;
+                let lacking = || EdgeError::NoTemplate { model: self.settings.model.clone() };
+                let template = self.template.as_ref().ok_or_else(lacking)?;
                 self.dialogue.ask(text);
                 let rendered = self.dialogue.render(template, &self.tokenizer, &self.chat_options);
                 if rendered.is_err() {

@@ -64,7 +64,10 @@ impl<'a> Encoder<'a> {
     /// With a model's own tokenizer and template.
     pub fn new(model: &'a LoadedModel) -> anyhow::Result<Self> {
         let tokenizer: &Tokenizer = &model.tokenizer;
-        let template = model.chat_template.as_ref().context("the model has no chat template")?;
+        let template = model.chat_template.as_ref().with_context(|| {
+            let name = &model.identity.name;
+            format!("the model {name} has no chat template: begin with one that has")
+        })?;
         let end = tokenizer.added_token_id(vocabulary::TURN_END);
         let end = end.with_context(|| format!("the tokenizer has no {}", vocabulary::TURN_END))?;
         Ok(Self { tokenizer, template, end })

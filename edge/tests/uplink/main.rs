@@ -597,6 +597,15 @@ async fn an_answer_that_spells_a_control_token_is_kept_in_the_next_turn() {
 }
 
 #[tokio::test]
+async fn a_model_without_a_chat_template_is_named() {
+    let mut session = session(settings(&[]));
+    let (cancel, _trigger) = Shutdown::manual();
+    let refused = session.answer(Question::Chat("hi"), &mut |_, _| {}, &cancel).await;
+    let message = refused.unwrap_err().to_string();
+    assert!(message.starts_with("scripted: the model has no chat template: use"), "{message}");
+}
+
+#[tokio::test]
 async fn cancelling_keeps_what_there_is() {
     let cloud = cloud(&[Reply::FallSilent(2)]).await;
     let mut session = session(settings(&[cloud.url()]));
