@@ -13,7 +13,9 @@ use relay_chassis::pki::{self, IssueOptions, Usage};
 use relay_chassis::shutdown::Shutdown;
 use relay_chassis::{listen, settings, telemetry};
 use relay_cloud::CloudSettings;
-use relay_model::{CPU_HELP, DeviceChoice, LoadOptions, LoadProgress, ModelSource, TINY_LLM};
+use relay_model::{
+    CPU_HELP, DeviceChoice, LoadOptions, LoadProgress, ModelSource, OpenedModel, TINY_LLM,
+};
 use serde::Serialize;
 
 const EXIT_FAULT: u8 = 1;
@@ -230,7 +232,7 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(Failure::fault)?;
     let options = load_options(&settings);
     let model = ModelSource::named(&settings.model, &TINY_LLM);
-    refuse_bad_headers(model.clone(), options.clone()).await?;
+    let model = open_model(model).await?;
     say(format_args!("listening on {address}"));
     let health = Health::new();
     let ready = tokio::spawn(say_ready(health.clone()));
@@ -243,7 +245,7 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
         "starting"
     );
     tracing::debug!(?settings, "every setting");
-    let load = move || relay_model::load(model, &options);
+    let load = move || model.load(&options);
     let served = relay_cloud::serve(settings, load, listener, health, shutdown).await;
     ready.abort();
     served.map_err(|error| match error {
@@ -256,9 +258,9 @@ async fn listen_and_serve(settings: CloudSettings) -> Result<(), Failure> {
 
 /// A model whose headers cannot be used is refused before anybody is told of an address; its numbers
 /// are looked at while it loads.
-async fn refuse_bad_headers(model: ModelSource, options: LoadOptions) -> Result<(), Failure> {
-    let inspected = tokio::task::spawn_blocking(move || relay_model::inspect(model, &options));
-    inspected.await.map_err(Failure::fault)?.map(drop).map_err(Failure::fault)
+async fn open_model(model: ModelSource) -> Result<OpenedModel, Failure> {
+    let opened = tokio::task::spawn_blocking(move || OpenedModel::open(model));
+    opened.await.map_err(Failure::fault)?.map_err(Failure::fault)
 }
 
 fn load_options(settings: &CloudSettings) -> LoadOptions {

@@ -9,7 +9,7 @@ use anyhow::bail;
 use relay::command::TAGS;
 use relay_edge::EdgeError;
 use relay_model::{
-    FileChecksum, LoadOptions, ModelCard, ModelSource, TINY_SLM, checksums, inspect,
+    FileChecksum, LoadOptions, ModelCard, ModelForm, ModelSource, TINY_SLM, checksums, inspect,
 };
 use serde::Serialize;
 
@@ -73,7 +73,11 @@ fn table(card: &ModelCard, fit: &Fit, checksums: &[FileChecksum]) -> String {
 
 /// Names and values; a row without a name goes on with the one above.
 fn rows(card: &ModelCard, fit: &Fit) -> Vec<(&'static str, String)> {
-    let form = if card.form == "gguf" { "GGUF file" } else { card.form };
+    let form = match card.form {
+        ModelForm::Gguf => "GGUF file",
+        ModelForm::Folder => "folder",
+        ModelForm::Embedded => "embedded",
+    };
     let mut rows = vec![
         ("model", format!("{} ({form}, weights {})", card.name, card.weights_hash)),
         ("family", family(card)),
@@ -180,7 +184,7 @@ pub(crate) mod tests {
         let share = |format, tensors, bytes| TensorShare { format, tensors, bytes };
         ModelCard {
             name: "Tiny".into(),
-            form: "gguf",
+            form: ModelForm::Gguf,
             family: "qwen3",
             parameters: 134_515_008,
             layers: 30,

@@ -63,6 +63,10 @@ impl FolderFiles {
         &self.path
     }
 
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
     /// The model's name: the folder's own, as it was written; `.` and `..` have the name of the
     /// folder that they lead to.
     pub(crate) fn name(&self) -> String {

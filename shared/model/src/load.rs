@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use relay_kernels::{Cpu, Pool, physical_cores};
 
-use crate::architecture::measure;
+use crate::architecture::{WeightSizes, measure};
 use crate::chat::ChatTemplate;
 use crate::config::ModelConfig;
 use crate::device::{DeviceChoice, DevicePlace, DevicePrecision, DeviceTransformer};
@@ -16,7 +16,7 @@ use crate::gguf::GgufFile;
 use crate::hugging_face::ModelFolder;
 use crate::kv_cache::KvPrecision;
 use crate::language_model::LanguageModel;
-use crate::model_card::{CardParts, ModelCard};
+use crate::model_card::{CardParts, ModelCard, ModelForm};
 use crate::tensors::{TensorRole, TensorSource};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
@@ -150,66 +150,125 @@ impl ModelIdentity {
 /// the program.
 ///
 /// # Errors
-/// [`ModelError::Io`] if a file cannot be read; [`ModelError::BadFile`],
-/// [`ModelError::Tokenizer`] or [`ModelError::Template`] if it is damaged, foreign or unsupported;
-/// [`ModelError::Device`] if the device is not there or the weights do not fit on it;
-/// [`ModelError::Cpu`] if the environment forces an instruction set that is not here.
+/// Those of [`OpenedModel::open`] and [`OpenedModel::load`].
 pub fn load(
     source: impl Into<ModelSource>,
     options: &LoadOptions,
 ) -> Result<LoadedModel, ModelError> {
-    let Opened { source, config, tokenizer, chat_template, name, .. } = open(&source.into())?;
-    let identity = ModelIdentity::new(name, source.weights_hash(), &config.encoded(), options);
-    let place = DevicePlace::open(options.device, options.device_precision)?;
-    let model: Box<dyn LanguageModel> = match place {
-        None => {
-            let cpu = Cpu::from_environment().map_err(ModelError::Cpu)?;
-            let pool = Pool::new(cpu, options.threads.unwrap_or_else(physical_cores));
-            let read = measure(&*source, &config, None)?;
-            let watch = LoadWatch::new(read.stored_bytes, options.progress);
-            Box::new(Transformer::read(&*source, config, options.kv_precision, pool, watch)?)
-        }
-        Some(place) => Box::new(DeviceTransformer::read(&*source, config, place)?),
-    };
-    let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
-    let tokenizer = Arc::new(tokenizer.with_plain_texts(&plain_texts)?);
-    Ok(LoadedModel { model, tokenizer, chat_template, identity })
+    OpenedModel::open(source)?.load(options)
 }
 
 /// Says what a model is from its headers: the numbers in its weights are not read. The fingerprint
 /// leaves out [`LoadOptions::plain_texts`].
 ///
 /// # Errors
-/// As [`load`], but for damage inside of the weights.
+/// Those of [`OpenedModel::open`].
 pub fn inspect(
     source: impl Into<ModelSource>,
     options: &LoadOptions,
 ) -> Result<ModelCard, ModelError> {
-    let opened = open(&source.into())?;
-    let weights = measure(&*opened.source, &opened.config, options.device_bytes())?;
-    let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
-    let parts = CardParts {
-        name: opened.name,
-        form: opened.form,
-        config: &opened.config,
-        tokenizer: &opened.tokenizer,
-        plain_texts: &plain_texts,
-        chat_template: opened.chat_template.as_ref(),
-        tensors: opened.source.views(),
-        weights,
-        weights_hash: opened.source.weights_hash(),
-        kv_precision: options.kv_precision,
-    };
-    Ok(parts.into_card())
+    OpenedModel::open(source)?.card(options)
 }
 
-pub(crate) fn open(source: &ModelSource) -> Result<Opened, ModelError> {
-    match source {
-        ModelSource::Embedded(folder) => open_folder(FolderFiles::embedded(folder), "embedded"),
-        ModelSource::Path(path) if path.is_dir() => {
-            open_folder(FolderFiles::on_disk(path), "folder")
+/// A model whose headers, tokenizer and chat template are read and found to fit together, and whose
+/// weights are not read yet.
+pub struct OpenedModel {
+    pub(crate) files: ModelFiles,
+    pub(crate) config: ModelConfig,
+    tokenizer: Tokenizer,
+    pub(crate) chat_template: Option<ChatTemplate>,
+    name: String,
+    sizes: WeightSizes,
+}
+
+impl std::fmt::Debug for OpenedModel {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("OpenedModel").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What a model lies in, opened.
+pub(crate) enum ModelFiles {
+    Gguf(GgufFile),
+    Folder(ModelFolder),
+}
+
+impl ModelFiles {
+    pub(crate) fn tensors(&self) -> &dyn TensorSource {
+        match self {
+            Self::Gguf(file) => file,
+            Self::Folder(folder) => folder,
         }
-        ModelSource::Path(path) => open_file(path),
+    }
+
+    fn form(&self) -> ModelForm {
+        match self {
+            Self::Gguf(_) => ModelForm::Gguf,
+            Self::Folder(folder) if folder.files().is_embedded() => ModelForm::Embedded,
+            Self::Folder(_) => ModelForm::Folder,
+        }
+    }
+}
+
+impl OpenedModel {
+    /// Reads all but the weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] if a file cannot be read; [`ModelError::BadFile`] or
+    /// [`ModelError::Tokenizer`] if it is damaged, foreign or unsupported, or lacks a tensor.
+    pub fn open(source: impl Into<ModelSource>) -> Result<Self, ModelError> {
+        match source.into() {
+            ModelSource::Embedded(folder) => open_folder(FolderFiles::embedded(folder)),
+            ModelSource::Path(path) if path.is_dir() => open_folder(FolderFiles::on_disk(&path)),
+            ModelSource::Path(path) => open_file(&path),
+        }
+    }
+
+    /// What the headers say.
+    ///
+    /// # Errors
+    /// None that [`OpenedModel::open`] does not find.
+    pub fn card(&self, options: &LoadOptions) -> Result<ModelCard, ModelError> {
+        let tensors = self.files.tensors();
+        let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
+        let parts = CardParts {
+            name: self.name.clone(),
+            form: self.files.form(),
+            config: &self.config,
+            tokenizer: &self.tokenizer,
+            plain_texts: &plain_texts,
+            chat_template: self.chat_template.as_ref(),
+            tensors: tensors.views(),
+            weights: measure(tensors, &self.config, options.device_bytes())?,
+            weights_hash: tensors.weights_hash(),
+            kv_precision: options.kv_precision,
+        };
+        Ok(parts.into_card())
+    }
+
+    /// Reads the weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] or [`ModelError::BadFile`] if they are damaged; [`ModelError::Device`] if the
+    /// device is not there or they do not fit on it; [`ModelError::Cpu`] if the environment forces an
+    /// instruction set that is not here.
+    pub fn load(self, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
+        let Self { files, config, tokenizer, chat_template, name, sizes } = self;
+        let source = files.tensors();
+        let identity = ModelIdentity::new(name, source.weights_hash(), &config.encoded(), options);
+        let place = DevicePlace::open(options.device, options.device_precision)?;
+        let model: Box<dyn LanguageModel> = match place {
+            None => {
+                let cpu = Cpu::from_environment().map_err(ModelError::Cpu)?;
+                let pool = Pool::new(cpu, options.threads.unwrap_or_else(physical_cores));
+                let watch = LoadWatch::new(sizes.stored_bytes, options.progress);
+                Box::new(Transformer::read(source, config, options.kv_precision, pool, watch)?)
+            }
+            Some(place) => Box::new(DeviceTransformer::read(source, config, place)?),
+        };
+        let plain_texts: Vec<&str> = options.plain_texts.iter().map(String::as_str).collect();
+        let tokenizer = Arc::new(tokenizer.with_plain_texts(&plain_texts)?);
+        Ok(LoadedModel { model, tokenizer, chat_template, identity })
     }
 }
 
@@ -222,17 +281,7 @@ fn too_many_tokens(tokenizer: &Tokenizer, config: &ModelConfig) -> Option<usize>
     (tokens > config.vocabulary_tokens).then_some(tokens)
 }
 
-/// What both file forms bring, weights not read yet.
-pub(crate) struct Opened {
-    form: &'static str,
-    pub(crate) source: Box<dyn TensorSource>,
-    pub(crate) config: ModelConfig,
-    tokenizer: Tokenizer,
-    pub(crate) chat_template: Option<ChatTemplate>,
-    name: String,
-}
-
-fn open_file(path: &Path) -> Result<Opened, ModelError> {
+fn open_file(path: &Path) -> Result<OpenedModel, ModelError> {
     if is_part_of_a_folder(path) {
         let what = "this is one file of a model that is a folder";
         return Err(ModelError::bad_file(path, what, "give the path of the folder"));
@@ -248,10 +297,12 @@ fn open_file(path: &Path) -> Result<Opened, ModelError> {
     let chat_template = ChatTemplate::from_gguf(&file, &tokenizer)?;
     let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = file.text("general.name").map_or_else(stem, str::to_owned);
-    Ok(Opened { form: "gguf", source: Box::new(file), config, tokenizer, chat_template, name })
+    let sizes = measure(&file, &config, None)?;
+    let files = ModelFiles::Gguf(file);
+    Ok(OpenedModel { files, config, tokenizer, chat_template, name, sizes })
 }
 
-fn open_folder(files: FolderFiles, form: &'static str) -> Result<Opened, ModelError> {
+fn open_folder(files: FolderFiles) -> Result<OpenedModel, ModelError> {
     let folder = ModelFolder::open(files)?;
     let mut config = ModelConfig::from_hugging_face(folder.config())?;
     config.is_tied &= !folder.has_own_output();
@@ -263,7 +314,9 @@ fn open_folder(files: FolderFiles, form: &'static str) -> Result<Opened, ModelEr
     }
     let chat_template = ChatTemplate::from_folder(folder.files(), &tokenizer)?;
     let name = folder.files().name();
-    Ok(Opened { form, source: Box::new(folder), config, tokenizer, chat_template, name })
+    let sizes = measure(&folder, &config, None)?;
+    let files = ModelFiles::Folder(folder);
+    Ok(OpenedModel { files, config, tokenizer, chat_template, name, sizes })
 }
 
 fn is_part_of_a_folder(path: &Path) -> bool {

@@ -21,8 +21,8 @@ mod limits {
 pub struct ModelCard {
     /// The name in the file, else the file's or the folder's own.
     pub name: String,
-    /// `gguf`, `folder` or `embedded`.
-    pub form: &'static str,
+    /// What its files are.
+    pub form: ModelForm,
     /// The architecture's family, as files name it.
     pub family: &'static str,
     /// Numbers in all tensors that the model computes with.
@@ -57,6 +57,18 @@ pub struct ModelCard {
     /// 8 bytes over names, types, shapes and a fixed sample of the tensors' bytes, in hexadecimal. A
     /// model's identity covers more: see [`ModelIdentity`](crate::ModelIdentity).
     pub weights_hash: String,
+}
+
+/// What a model's files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelForm {
+    /// One GGUF file.
+    Gguf,
+    /// A folder as Hugging Face publishes them.
+    Folder,
+    /// Such a folder inside of the program.
+    Embedded,
 }
 
 /// Tensors that are stored alike.
@@ -113,7 +125,7 @@ impl ModelCard {
 /// What a card is made of.
 pub(crate) struct CardParts<'a> {
     pub(crate) name: String,
-    pub(crate) form: &'static str,
+    pub(crate) form: ModelForm,
     pub(crate) config: &'a ModelConfig,
     pub(crate) tokenizer: &'a Tokenizer,
     /// Added tokens that the fingerprint leaves out.

@@ -4,9 +4,8 @@
 
 use crate::config::{Family, ModelConfig, RotaryLayout, RotaryScaling};
 use crate::error::ModelError;
-use crate::folder_files::{FolderFiles, ModelSource};
-use crate::gguf::GgufFile;
-use crate::load::{Opened, open};
+use crate::folder_files::ModelSource;
+use crate::load::{ModelFiles, OpenedModel};
 use crate::tensors::{LayerPart, Naming, TensorRole};
 use crate::tokenizer::tokenizer_files;
 
@@ -60,8 +59,7 @@ pub struct ModelSizes {
 
 /// An opened model.
 pub struct ModelNumbers {
-    opened: Opened,
-    source: ModelSource,
+    opened: OpenedModel,
     sizes: ModelSizes,
 }
 
@@ -78,10 +76,10 @@ impl ModelNumbers {
     /// As [`crate::load`], and [`ModelError::BadFile`] if a folder could not say how the model's rotary
     /// positions are made.
     pub fn open(source: impl Into<ModelSource>) -> Result<Self, ModelError> {
-        let source = source.into();
-        let opened = open(&source)?;
-        let sizes = sizes(&opened.config).map_err(|what| opened.source.bad(what, UNUSABLE))?;
-        Ok(Self { opened, source, sizes })
+        let opened = OpenedModel::open(source)?;
+        let refused = |what| opened.files.tensors().bad(what, UNUSABLE);
+        let sizes = sizes(&opened.config).map_err(refused)?;
+        Ok(Self { opened, sizes })
     }
 
     /// What the model is made of.
@@ -94,7 +92,7 @@ impl ModelNumbers {
     /// # Errors
     /// [`ModelError`] if it is missing, of another shape, or holds what is not a finite number.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let source = &*self.opened.source;
+        let source = self.opened.files.tensors();
         let role = Naming::HuggingFace.role(name);
         let role =
             role.ok_or_else(|| source.bad(format!("there is no tensor {name}"), UNUSABLE))?;
@@ -113,13 +111,12 @@ impl ModelNumbers {
     /// # Errors
     /// [`ModelError`] if one of them cannot be read.
     pub fn companions(&self) -> Result<Vec<(&'static str, String)>, ModelError> {
-        let folder = match &self.source {
-            ModelSource::Embedded(folder) => FolderFiles::embedded(folder),
-            ModelSource::Path(path) if path.is_dir() => FolderFiles::on_disk(path),
-            ModelSource::Path(path) => {
+        let folder = match &self.opened.files {
+            ModelFiles::Folder(folder) => folder.files(),
+            ModelFiles::Gguf(file) => {
                 let template = self.opened.chat_template.as_ref();
                 let template = template.map(crate::chat::ChatTemplate::source);
-                let files = tokenizer_files(&GgufFile::open(path)?, template)?;
+                let files = tokenizer_files(file, template)?;
                 return Ok(files.map(|(name, value)| (name, format!("{value:#}\n"))).into());
             }
         };

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use relay_model::{
-    EMBEDDED, EmbeddedFolder, LoadOptions, ModelSource, TINY_LLM, TINY_SLM, inspect, load,
+    EMBEDDED, EmbeddedFolder, LoadOptions, ModelForm, ModelSource, TINY_LLM, TINY_SLM, inspect,
+    load,
 };
 use sha2::{Digest, Sha256};
 
@@ -42,8 +43,8 @@ fn an_embedded_folder_is_the_folder() {
             let fingerprints = [&inside, &on_disk].map(|model| model.tokenizer.fingerprint(&[]));
             assert_eq!(fingerprints[0], fingerprints[1]);
             let mut card = inspect(embedded, &options).unwrap();
-            assert_eq!(card.form, "embedded");
-            card.form = "folder";
+            assert_eq!(card.form, ModelForm::Embedded);
+            card.form = ModelForm::Folder;
             assert_eq!(card, inspect(&folder.path, &options).unwrap());
         }
     }

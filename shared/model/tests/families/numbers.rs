@@ -1,7 +1,10 @@
 //! Numbers and companions for whoever trains a model: the same from both file forms.
 
 use candle_core::quantized::GgmlDType;
-use relay_model::{AddedTokens, Family, ModelNumbers, RotaryScaling, Tokenizer};
+use relay_model::{
+    AddedTokens, Family, LoadOptions, ModelForm, ModelNumbers, OpenedModel, RotaryScaling,
+    Tokenizer,
+};
 
 use crate::case::{Case, TOKENS, case, vectors};
 use crate::folder::Folder;
@@ -52,6 +55,19 @@ fn a_published_scaling_is_known_from_a_gguf_file() {
     let scaling =
         RotaryScaling { factor: 8.0, low_turns: 1.0, high_turns: 4.0, trained_tokens: 8192 };
     assert_eq!((sizes.family, sizes.rotary_scaling), (Family::Llama, Some(scaling)));
+}
+
+/// What was read once is not read again, whatever becomes of the file.
+#[test]
+fn an_opened_file_is_not_opened_again() {
+    let gguf = GgufFile::of(&case("llama-tied"), GgmlDType::F32);
+    let numbers = ModelNumbers::open(&gguf.path).unwrap();
+    let opened = OpenedModel::open(&gguf.path).unwrap();
+    std::fs::remove_file(&gguf.path).unwrap();
+    assert_eq!(numbers.companions().unwrap().len(), 3);
+    let options = LoadOptions::default();
+    assert_eq!(opened.card(&options).unwrap().form, ModelForm::Gguf);
+    opened.load(&options).unwrap();
 }
 
 /// What is written reads as what it was written from.
