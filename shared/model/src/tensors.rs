@@ -181,8 +181,8 @@ pub(crate) trait TensorSource {
     /// The same, its numbers looked through.
     ///
     /// # Errors
-    /// As [`TensorSource::stored`], and if it holds what is not a finite number, or only zeros where
-    /// no model has them.
+    /// As [`TensorSource::stored`], and if it holds what is not a finite number, or zeros where no
+    /// model has them.
     fn matrix(&self, role: TensorRole, shape: &[usize]) -> Result<Matrix, ModelError> {
         self.looked_through(role, shape, &Matrix::is_finite)
     }
@@ -199,9 +199,14 @@ pub(crate) trait TensorSource {
     ) -> Result<Matrix, ModelError> {
         let matrix = self.stored(role, shape)?;
         let what = if !is_finite(&matrix) {
-            "values that are not numbers"
+            "values that are not numbers".to_owned()
         } else if !role.may_be_zero() && matrix.is_blank() {
-            "nothing but zero bytes, as a download leaves it that was cut short"
+            "nothing but zero bytes, as a download leaves it that was cut short".to_owned()
+        } else if let [_, inputs] = *shape
+            && let Some(hole) = matrix.hole(inputs)
+        {
+            let bytes = hole.len();
+            format!("{bytes} zero bytes side by side, as a download leaves them that was cut short")
         } else {
             return Ok(matrix);
         };

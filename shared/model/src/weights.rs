@@ -3,11 +3,19 @@
 //! Nothing is copied until a matrix is packed for the kernels. Knows what a matrix is made of, not
 //! what it is for.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use relay_kernels::{Arena, PackedMatrix, Pool, WeightFormat, Weights};
 
 use crate::mapped_file::FileBytes;
+
+mod limits {
+    /// Zero bytes side by side that no trained weights have between them.
+    pub(super) const HOLE_BYTES_MIN: usize = 64 << 10;
+    /// So many of them lie in a row that has other bytes too: a weight may be zero by chance.
+    pub(super) const HOLE_BYTES_IN_ROW_MIN: usize = 64;
+}
 
 /// A matrix `[outputs, inputs]`.
 #[derive(Debug, Clone)]
@@ -91,6 +99,19 @@ impl Matrix {
         self.bytes.iter().all(|byte| *byte == 0)
     }
 
+    /// A long run of zero bytes that begins or ends within a row of `row_weights`: a download that was
+    /// cut short leaves whole pages of zeros, wherever rows begin. Rows of nothing but zeros are
+    /// sound, however many: tokens that nobody trained, and outputs that fill a matrix up to a size
+    /// that can be shared among machines.
+    pub(crate) fn hole(&self, row_weights: usize) -> Option<Range<usize>> {
+        let row_bytes = self.format.bytes_of(row_weights)?;
+        let mut runs = zero_runs(&self.bytes, limits::HOLE_BYTES_MIN);
+        runs.find(|run| {
+            let before = run.start.next_multiple_of(row_bytes) - run.start;
+            before.max(run.end % row_bytes) >= limits::HOLE_BYTES_IN_ROW_MIN
+        })
+    }
+
     /// Whether every weight is a finite number, looked up by all threads of `pool`.
     pub(crate) fn is_finite_by(&self, pool: &Pool) -> bool {
         let block_bytes = self.format.block_bytes();
@@ -105,6 +126,22 @@ impl Matrix {
         });
         is_finite.into_inner()
     }
+}
+
+/// Where at least `bytes_min` zero bytes lie side by side. Looks at two places in so many bytes only,
+/// where there are none.
+fn zero_runs(bytes: &[u8], bytes_min: usize) -> impl Iterator<Item = Range<usize>> {
+    let is_set = |byte: &u8| *byte != 0;
+    let mut seen = 0;
+    let probes = (0..bytes.len()).step_by(bytes_min / 2);
+    probes.filter_map(move |probe| {
+        if probe < seen || is_set(&bytes[probe]) {
+            return None;
+        }
+        let start = bytes[seen..probe].iter().rposition(is_set).map_or(seen, |at| seen + at + 1);
+        seen = bytes[probe..].iter().position(is_set).map_or(bytes.len(), |at| probe + at);
+        (seen - start >= bytes_min).then_some(start..seen)
+    })
 }
 
 #[cfg(test)]
@@ -129,6 +166,38 @@ mod tests {
         halves.row(1, &mut row);
         packed.row(1, &mut packed_row);
         assert_eq!((row, packed_row), ([0.5, -2.0], [0.5, -2.0]));
+    }
+
+    /// Rows of 3,000 bytes.
+    #[test]
+    fn a_hole_is_told_from_rows_of_zeros() {
+        let row_bytes = 3000;
+        for (zeros, is_hole) in [
+            (0..0, false),
+            (9_100..74_635, false),
+            (9_100..74_636, true),
+            (9_000..174_000, false),
+            (9_000..174_063, false),
+            (9_000..174_064, true),
+            (8_937..174_000, false),
+            (8_936..174_000, true),
+            (0..69_000, false),
+            (0..70_000, true),
+            (229_000..300_000, true),
+            (231_000..300_000, false),
+            (0..300_000, false),
+        ] {
+            let mut bytes = vec![1; 100 * row_bytes];
+            bytes[zeros.clone()].fill(0);
+            let matrix = matrix(WeightFormat::F32, bytes);
+            let expected = is_hole.then_some(zeros.clone());
+            assert_eq!(matrix.hole(row_bytes / 4), expected, "{zeros:?}");
+        }
+        let mut two = vec![1; 600_000];
+        two[3_000..90_000].fill(0);
+        two[300_100..400_100].fill(0);
+        let two = matrix(WeightFormat::F32, two);
+        assert_eq!(two.hole(row_bytes / 4), Some(300_100..400_100));
     }
 
     #[test]

@@ -213,13 +213,16 @@ fn an_embedding_may_have_more_rows_than_there_are_tokens() {
 #[test]
 fn tensors_that_do_not_fit_are_named() {
     type Change = fn(&mut Metadata, &mut Tensors);
-    let table: [(&str, Change); 11] = [
+    let table: [(&str, Change); 12] = [
         ("tensor output_norm.weight holds nothing but zero bytes", |_, tensors| {
             tensors[1].2.fill(0.0);
         }),
         ("tensor blk.1.attn_k.weight holds nothing but zero bytes", |_, tensors| {
             let name = "blk.1.attn_k.weight";
             tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap().2.fill(0.0);
+        }),
+        ("tensor token_embd.weight holds 65904 zero bytes side by side", |_, tensors| {
+            tensors[0].2[100..].fill(0.0);
         }),
         ("tensor output_norm.weight is missing; the model is incomplete", |_, tensors| {
             tensors.remove(1);
@@ -252,6 +255,12 @@ fn tensors_that_do_not_fit_are_named() {
         let message = refusal(&changed(change));
         assert!(message.contains(expected), "{message}");
     }
+}
+
+#[test]
+fn embeddings_of_tokens_that_nobody_trained_may_be_zero() {
+    let file = TinyFile::with_bytes(&changed(|_, tensors| tensors[0].2[64..].fill(0.0)));
+    load(&file.path, &LoadOptions::default()).unwrap();
 }
 
 #[test]
