@@ -1,5 +1,13 @@
 //! System measurements: `relay-bench engine` measures a model's decode and prefill on this machine,
 //! `relay-bench kernels` what they are made of, `relay-bench perplexity` what a file's format costs.
+//!
+//! | File | Holds |
+//! |---|---|
+//! | `engine.rs`, `peer.rs` | a model's rates, alone or in turn with llama-bench's |
+//! | `kernels.rs`, `cases.rs` | each kernel's rate, over the cases that the benches share |
+//! | `perplexity.rs` | how well a model foretells a text |
+//! | `figures.rs` | numbers about numbers, and about this process |
+//!
 //! Knows nothing of edge and cloud yet.
 
 mod cases;

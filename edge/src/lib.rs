@@ -10,6 +10,7 @@
 //! | choose an endpoint, leave one alone | `routing`, `breaker` |
 //! | add a setting | `config` |
 //! | add a figure | `report`, `metrics` |
+//! | word why there is no answer | `error` |
 //!
 //! What to do next is nowhere in here: `relay::machine` decides, and this crate performs. It knows
 //! nothing of the cloud's insides.

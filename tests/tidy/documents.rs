@@ -105,6 +105,23 @@ fn lost_files(file: &TextFile, paths: &[String]) -> Vec<String> {
     lost.map(|name| format!("{}: there is no {name}", file.path)).collect()
 }
 
+/// Modules that a crate's root declares and its table of modules leaves out, where it has one.
+fn modules_left_out(file: &TextFile) -> Vec<String> {
+    let head: Vec<&str> = file.text.lines().take_while(|line| line.starts_with("//!")).collect();
+    if !head.iter().any(|line| line.starts_with("//! |")) {
+        return Vec::new();
+    }
+    let head = head.join(" ");
+    let spans = head.split('`').skip(1).step_by(2);
+    let named: Vec<&str> = spans.flat_map(|code| code.split(['.', '/'])).collect();
+    let modules = file.text.lines().filter_map(|line| {
+        let name = line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ")?;
+        name.strip_suffix(';')
+    });
+    let left_out = modules.filter(|module| !named.contains(module));
+    left_out.map(|module| format!("{}: {module} is not in the table", file.path)).collect()
+}
+
 /// Places where `text` stands and is not the tail of a longer word or path.
 fn stands_alone(line: &str, text: &str) -> bool {
     line.match_indices(text).any(|(at, _)| {
@@ -176,6 +193,23 @@ fn a_file_that_is_gone_is_found() {
     let text = "`edge/src/{a,c}.rs` `b.rs` `src/a.rs` `rc/a.rs` a.toml `edge/src`";
     let found = lost_files(&sample("docs/a.md", text), &paths);
     assert_eq!(found, ["docs/a.md: there is no edge/src/c.rs", "docs/a.md: there is no rc/a.rs"]);
+}
+
+#[test]
+fn tables_of_modules_are_whole() {
+    let is_root = |path: &str| path.ends_with("src/lib.rs") || path.ends_with("src/main.rs");
+    let roots = text_files().into_iter().filter(|file| is_root(&file.path));
+    let findings: Vec<String> = roots.flat_map(|file| modules_left_out(&file)).collect();
+    crate::assert_none("modules that a table leaves out", &findings);
+}
+
+#[test]
+fn a_module_that_is_left_out_is_found() {
+    let code = "\nmod one;\npub mod two;\nmod three;\n#[cfg(x)]\npub mod four;\n";
+    let table = "//! Says `three`.\n//!\n//! | a | `one.rs`, `two/`\n//! | b | `five`\n";
+    let found = modules_left_out(&sample("a/src/lib.rs", &format!("{table}{code}")));
+    assert_eq!(found, ["a/src/lib.rs: four is not in the table"]);
+    assert!(modules_left_out(&sample("a/src/lib.rs", &format!("//! `one`\n{code}"))).is_empty());
 }
 
 #[test]

@@ -14,9 +14,12 @@
 //! | find an instruction set, or add one | `cpu`, `simd`, `portable`, `avx2`, `avx512` |
 //! | run on threads | `pool`, `disjoint` |
 //! | keep weights, or keys and values | `arena` |
-//! | multiply | `packed`, `panel`, `quantise`, `multiply` |
-//! | attend | `attention` |
-//! | know what a format's bytes mean | `blocks` |
+//! | multiply | `packed`, `panel`, `quantise`, `multiply`, `shorts`; in which order `lanes` |
+//! | do what lies between products | `norm`, `bias`, `rope`, `activation`, `exponential` |
+//! | attend | `attention`, `kv_element` |
+//! | look through all logits | `logits` |
+//! | know what a format's bytes mean | `blocks`, `weights`, `half_float` |
+//! | know what a machine can do at most | `bandwidth`, `peak` |
 //!
 //! **Unsafe code** is of four kinds: vector instructions, behind a value that proves the machine
 //! has them (`avx2`, `avx512`), or a question to it (`dispatch`); outputs that threads share by promise (`disjoint`); a closure lent to

@@ -10,14 +10,14 @@
 //! | run a model | `language_model`, `kv_cache` |
 //! | bring one from a file | `load`, `config`, `tensors`, `architecture` |
 //! | follow the forward pass | `transformer`, `slab`; on a device `device` |
-//! | say what a model is before it is loaded | `model_card` |
+//! | say what a model is before it is loaded | `model_card`; whether it is the one meant `checksum` |
 //! | train it, or write it as a folder | `model_numbers` |
 //! | find a folder's files, or those of the tiny pair | `folder_files`, `embedded` |
 //! | read a file form | `gguf`, `hugging_face`, `safetensors`, `json_file`, `regular_file` |
 //! | keep its weights | `mapped_file`, `weights` |
 //! | turn text into ids and back | `tokenizer`, `detokenizer`, `chat` |
 //! | choose the next token | `sampler`, `noise`, `banned_text` |
-//! | word what went wrong | `error` |
+//! | word what went wrong | `error`, `misspelt` |
 //! | test without weights | `scripted` (feature `scripted`) |
 //! | let a fuzzer in | `fuzzing` (feature `fuzzing`), `fuzz/` beside `src/` |
 //!
