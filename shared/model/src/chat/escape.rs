@@ -10,7 +10,9 @@
 //!   (`'</think>' in content`) or it is an added token that counts as text.
 //!
 //! The marker never reaches the ids: it parts the rendered text for the search for control tokens
-//! and is then taken out.
+//! and is then taken out. The template's own logic sees it: a marked text is longer by its marks, and
+//! equals no control text. To keep the length, a stand-in would have to take the place of a character,
+//! and templates look for `<` more often than they count.
 
 use super::given::Given;
 use crate::error::ModelError;
