@@ -17,6 +17,7 @@ mod origin;
 mod pieces;
 mod python_json;
 mod python_kinds;
+mod python_numbers;
 mod python_text;
 #[cfg(test)]
 mod tests;

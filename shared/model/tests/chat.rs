@@ -32,6 +32,13 @@ struct Conversation {
     add_generation_prompt: Option<bool>,
 }
 
+/// Expressions and what becomes of them; of a refusal, null.
+#[derive(Deserialize)]
+struct Expressions {
+    variables: HashMap<String, Json>,
+    expressions: HashMap<String, Option<String>>,
+}
+
 fn conversations() -> Vec<Conversation> {
     serde_json::from_str(include_str!("chat/conversations.json")).unwrap()
 }
@@ -85,6 +92,24 @@ fn own_templates_are_rendered_as_by_transformers() {
     for (name, template, expected) in own_templates() {
         check(&name, &template, &expected);
     }
+}
+
+/// `chat/make_expressions.py` made the reference.
+#[test]
+fn expressions_are_rendered_as_by_jinja2() {
+    let Expressions { variables, expressions } =
+        serde_json::from_str(include_str!("chat/expressions.json")).unwrap();
+    let variables = variables.into_iter().collect();
+    let options = ChatOptions { variables, ..ChatOptions::default() };
+    let mut differing = Vec::new();
+    for (source, expected) in &expressions {
+        let template = ChatTemplate::new(source, "", "");
+        let rendered = template.and_then(|template| template.render(&[], &options, true));
+        if rendered.as_deref().ok() != expected.as_deref() {
+            differing.push(format!("{source}\n  {expected:?}\n  {rendered:?}"));
+        }
+    }
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
 
 /// Turns of the long conversation, as `make_vectors.py` has them too.

@@ -9,7 +9,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use time::PrimitiveDateTime;
 use time::format_description::parse_strftime_owned;
 
-use super::{markup, python_json, python_kinds, python_text};
+use super::{markup, python_json, python_kinds, python_numbers, python_text};
 use crate::error::{ModelError, printable};
 
 /// The variable that holds what marks control texts; no template can name it.
@@ -33,7 +33,12 @@ pub(super) fn new_environment() -> Result<Environment<'static>, ModelError> {
     let mut environment = Environment::new();
     environment.set_syntax(published_syntax()?);
     environment.set_fuel(Some(limits::TEMPLATE_FUEL));
+    environment.set_formatter(python_numbers::print);
     environment.add_function("raise_exception", raise_exception);
+    environment.add_filter("string", python_numbers::string);
+    environment.add_filter("join", python_numbers::join);
+    environment.add_filter("round", python_numbers::round);
+    environment.add_filter("title", python_text::title);
     environment.add_filter("tojson", python_json::to_json);
     environment.add_filter("trim", |text: StringInput<'_>, chars: Option<Cow<'_, str>>| {
         python_text::trim(text.as_str(), chars.as_deref())

@@ -7,6 +7,7 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::engine::pay;
+use super::python_numbers::printed;
 
 mod limits {
     /// Lists and objects inside each other; more is no description of a tool.
@@ -196,57 +197,15 @@ impl Writer<'_> {
     }
 }
 
-/// A number as Python writes it.
 fn number(value: &Value) -> String {
     match f64::try_from(value.clone()) {
-        Ok(number) if !value.is_integer() => float(number),
-        _ => value.to_string(),
+        Ok(f64::INFINITY) => "Infinity".to_owned(),
+        Ok(f64::NEG_INFINITY) => "-Infinity".to_owned(),
+        Ok(number) if number.is_nan() => "NaN".to_owned(),
+        _ => printed(value).to_string(),
     }
-}
-
-/// The shortest digits that give the number back, with an exponent from 1e16 up and below 1e-4.
-fn float(number: f64) -> String {
-    if number.is_nan() {
-        return "NaN".to_owned();
-    }
-    if number.is_infinite() {
-        return if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
-    }
-    let scientific = format!("{number:e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if number != 0.0 && !(-4..16).contains(&exponent) {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{digits}e{sign}{:02}", exponent.abs());
-    }
-    let plain = number.to_string();
-    if plain.contains('.') { plain } else { plain + ".0" }
 }
 
 fn fault(what: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::float;
-
-    #[test]
-    fn floats_read_as_in_python() {
-        for (number, text) in [
-            (0.0, "0.0"),
-            (-0.0, "-0.0"),
-            (1.0, "1.0"),
-            (0.1, "0.1"),
-            (1234.5, "1234.5"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"),
-            (1.5e300, "1.5e+300"),
-            (0.0001, "0.0001"),
-            (0.000_012, "1.2e-05"),
-            (f64::NEG_INFINITY, "-Infinity"),
-        ] {
-            assert_eq!(float(number), text);
-        }
-    }
 }

@@ -5,6 +5,7 @@ use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::engine::pay;
+use super::python_numbers;
 
 /// What a part of a text takes in a list.
 const PART_BYTES: usize = 2 * size_of::<Value>();
@@ -30,6 +31,19 @@ pub(super) fn call_method(
 /// The filter `trim(chars)`.
 pub(super) fn trim(text: &str, chars: Option<&str>) -> String {
     strip(text, chars, true, true).to_owned()
+}
+
+/// The filter `title`: words begin behind space and some brackets, and are lowercase from their second
+/// character on.
+pub(super) fn title(value: &Value) -> String {
+    let text = python_numbers::printed(value).to_string();
+    let is_between = |char: char| is_space(char) || matches!(char, '-' | '(' | '{' | '[' | '<');
+    let words = text.split_inclusive(is_between).map(|word| {
+        let mut rest = word.chars();
+        let first = rest.next().into_iter().flat_map(char::to_uppercase);
+        first.chain(rest.as_str().to_lowercase().chars()).collect::<String>()
+    });
+    words.collect()
 }
 
 fn text_method(

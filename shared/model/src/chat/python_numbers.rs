@@ -1,0 +1,180 @@
+//! Numbers as Python writes and rounds them, wherever they stand. Knows nothing of conversations.
+//!
+//! The engine writes numbers with a fraction as Rust does, which is the same from 1e-4 up and below
+//! 1e16. What is printed, joined or made a text goes through here; the operator `~` is the engine's
+//! own, and has other numbers than those as Rust writes them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::value::{Kwargs, Object, ObjectRepr, StringInput, Tuple, ValueKind};
+use minijinja::{Error, Output, State, Value, escape_formatter, filters};
+
+mod limits {
+    /// Lists and objects inside each other that are looked through for numbers.
+    pub(super) const DEPTH_MAX: usize = 100;
+}
+
+/// A number in a list or an object.
+struct Written(String);
+
+impl fmt::Debug for Written {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Object for Written {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// What a template prints.
+pub(super) fn print(
+    out: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> Result<(), Error> {
+    escape_formatter(out, state, &printed(value))
+}
+
+/// The filter `string`.
+pub(super) fn string(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    filters::string(state, &printed(value))
+}
+
+/// The filter `join(d, attribute)`.
+pub(super) fn join(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    joiner: Option<StringInput<'_>>,
+    attribute: Option<&str>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    filters::join(state, &printed(value), joiner, attribute, named)
+}
+
+/// The filter `round(precision, method)`: what is rounded up or down is never a whole number's kind.
+pub(super) fn round(
+    value: Value,
+    precision: Option<i32>,
+    method: Option<&str>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let method = match method {
+        Some(method) => Some(method.to_owned()),
+        None => named.get::<Option<String>>("method")?,
+    };
+    let method = method.as_deref();
+    let is_bool = value.kind() == ValueKind::Bool;
+    let value = if is_bool { Value::from(i64::from(value.is_true())) } else { value };
+    let value = match method {
+        Some("ceil" | "floor") if value.is_integer() => f64::try_from(value)?.into(),
+        _ => value,
+    };
+    filters::round(value, precision, method, named)
+}
+
+/// The value so that it is written as Python writes it.
+pub(super) fn printed(value: &Value) -> Cow<'_, Value> {
+    match odd_float(value) {
+        Some(number) => Cow::Owned(Value::from(float(number))),
+        None if holds_odd_floats(value, 0) => Cow::Owned(rewritten(value)),
+        None => Cow::Borrowed(value),
+    }
+}
+
+/// The shortest digits that give the number back, with an exponent from 1e16 up and below 1e-4.
+pub(super) fn float(number: f64) -> String {
+    if number.is_nan() {
+        return "nan".to_owned();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    let scientific = format!("{number:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if number != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.abs());
+    }
+    let plain = number.to_string();
+    if plain.contains('.') { plain } else { plain + ".0" }
+}
+
+/// A number that Rust writes otherwise.
+fn odd_float(value: &Value) -> Option<f64> {
+    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
+    let number = f64::try_from(value.clone()).ok().filter(|_| is_float)?;
+    (number != 0.0 && !(1e-4..1e16).contains(&number.abs())).then_some(number)
+}
+
+fn holds_odd_floats(value: &Value, depth: usize) -> bool {
+    let is_odd = |value: &Value| odd_float(value).is_some() || holds_odd_floats(value, depth + 1);
+    let Some(object) = value.as_object().filter(|_| depth < limits::DEPTH_MAX) else {
+        return false;
+    };
+    match value.kind() {
+        ValueKind::Seq => {
+            object.try_iter().is_some_and(|mut items| items.any(|item| is_odd(&item)))
+        }
+        ValueKind::Map => object
+            .try_iter_pairs()
+            .is_some_and(|mut pairs| pairs.any(|(key, value)| is_odd(&key) || is_odd(&value))),
+        _ => false,
+    }
+}
+
+fn rewritten(value: &Value) -> Value {
+    if let Some(number) = odd_float(value) {
+        return Value::from_object(Written(float(number)));
+    }
+    let object = value.as_object();
+    match value.kind() {
+        ValueKind::Seq => {
+            let items = object.and_then(|list| list.try_iter()).into_iter().flatten();
+            let items: Vec<Value> = items.map(|item| rewritten(&item)).collect();
+            match value.downcast_object_ref::<Tuple>() {
+                Some(_) => Value::from(Tuple::new(items)),
+                None => Value::from(items),
+            }
+        }
+        ValueKind::Map => {
+            let pairs = object.and_then(|map| map.try_iter_pairs()).into_iter().flatten();
+            Value::from_pairs(pairs.map(|(key, value)| (rewritten(&key), rewritten(&value))))
+        }
+        _ => value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::float;
+
+    #[test]
+    fn floats_read_as_in_python() {
+        for (number, text) in [
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1234.5, "1234.5"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+            (0.0001, "0.0001"),
+            (0.000_012, "1.2e-05"),
+            (f64::NEG_INFINITY, "-inf"),
+            (f64::NAN, "nan"),
+        ] {
+            assert_eq!(float(number), text);
+        }
+    }
+}
