@@ -45,6 +45,7 @@ pub(super) fn new_environment() -> Result<Environment<'static>, ModelError> {
     });
     environment.add_filter("escape", markup::escape);
     environment.add_filter("e", markup::escape);
+    environment.add_filter("forceescape", markup::force_escape);
     environment.add_test("iterable", python_kinds::is_iterable);
     environment.add_test("sequence", python_kinds::is_sequence);
     environment.add_test("number", python_kinds::is_number);

@@ -1,22 +1,31 @@
-//! Texts marked safe (`| safe`), as `markupsafe` has them: in a sum with such a text all others are
-//! escaped, although nothing else is in a chat template. Our engine does so only where it escapes
-//! everything, so the source is changed: `a | safe + b` becomes `a | safe + b | escape`.
+//! Texts marked safe (`| safe`, `| escape`), as `markupsafe` has them: in a sum with such a text all
+//! others are escaped, although nothing else is in a chat template. Our engine does so only where it
+//! escapes everything, so the source is changed: `a | safe + b` becomes `a | safe + b | escape`.
 //!
-//! A sum whose terms hold other operators outside of brackets stays as it is. Knows nothing of
-//! conversations.
+//! A sum whose terms hold other operators outside of brackets stays as it is, and so does one whose
+//! terms are marked inside of brackets or passed on by a method. Knows nothing of conversations.
 
 use minijinja::Value;
+
+use super::python_numbers::printed;
 
 /// Words that are operators.
 const OPERATORS: [&str; 7] = ["if", "else", "and", "or", "not", "is", "in"];
 
+/// Filters whose result is marked safe.
+const MARKING: [&str; 4] = ["safe", "escape", "e", "forceescape"];
+/// Filters whose result is marked as what they are given.
+const PASSING: [&str; 6] = ["trim", "upper", "lower", "capitalize", "string", "indent"];
+
 /// The filter `escape`: with the entities of `markupsafe`.
 pub(super) fn escape(value: &Value) -> Value {
-    if value.is_safe() {
-        return value.clone();
-    }
+    if value.is_safe() { value.clone() } else { force_escape(value) }
+}
+
+/// The filter `forceescape`: texts marked safe too.
+pub(super) fn force_escape(value: &Value) -> Value {
     let mut escaped = String::new();
-    for char in value.to_string().chars() {
+    for char in printed(value).to_string().chars() {
         match char {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
@@ -48,8 +57,15 @@ pub(super) fn with_escaped_terms(tag: &str) -> Option<String> {
 }
 
 fn is_marked_safe(term: &str) -> bool {
-    let filtered = term.trim_end().strip_suffix("safe");
-    filtered.is_some_and(|filtered| filtered.trim_end().ends_with('|'))
+    let mut filtered = term.trim_end();
+    while let Some((before, filter)) = filtered.rsplit_once('|') {
+        let filter = filter.trim_start();
+        if MARKING.contains(&filter) || !PASSING.contains(&filter) {
+            return MARKING.contains(&filter);
+        }
+        filtered = before.trim_end();
+    }
+    false
 }
 
 /// What stands between the pluses outside of texts and brackets; `None` where other operators do too.
@@ -100,6 +116,8 @@ mod tests {
                 "{{- a + \"x+y'\" | safe + c['+ if'] | tojson() -}}",
                 "{{- a | escape + \"x+y'\" | safe + c['+ if'] | tojson() | escape -}}",
             ),
+            ("{{ a | e + b|upper }}", "{{ a | e + b|upper | escape }}"),
+            ("{{ a + b|escape | trim }}", "{{ a | escape + b|escape | trim }}"),
             (
                 "{{ 'it\\'s + ' | safe + (b if c else d) }}",
                 "{{ 'it\\'s + ' | safe + (b if c else d) | escape }}",
@@ -113,6 +131,8 @@ mod tests {
             "{{ 'a'|safe + b ~ c }}",
             "{{ 'a'|safe + b if c else d }}",
             "{{ unsafe + b }}",
+            "{{ a | e | length + b | tojson }}",
+            "{{ trim | trim + e }}",
             "{{ ('a' | safe + b) }}",
             "{{ 'a | safe + b' }}",
             "{% set x = 'a' | safe + b %}",

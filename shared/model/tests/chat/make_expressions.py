@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes expressions.json beside this script, for `tests/chat.rs`: what Jinja2 makes of expressions
-with numbers, `round` and `title`, set up as transformers sets it up.
+with numbers, `round`, `title` and escaped texts, set up as transformers sets it up.
 
 Run by hand, in an environment with jinja2; CI installs none.
 """
@@ -26,7 +26,7 @@ NUMBERS = [
     "(large,)", "[]", "{}", "{'a': {'b': [large]}}", "[true, none, 1.5, 'x', large]", "small | string",
     "tool | string", "[small, large, 1] | join(', ')", "rows | join(', ')", "rows | map(attribute='x') | list",
     "rows | join('-', attribute='x')", "rows | map(attribute='x') | join(' ')", "tool.items() | list",
-    "small | title", "small | tojson", "[large, half] | tojson", "half ~ 1.0",
+    "[small] | e", "small | title", "small | tojson", "[large, half] | tojson", "half ~ 1.0",
     "[half, small] | sum", "[small, half] | max", "small | abs", "large == 1e16", "large > 5",
     "small is number", "large is float", "large | string | length", "namespace(x=small).x",
 ]  # fmt: skip
@@ -46,6 +46,15 @@ TITLES = [
     "'a--b' | title", "'\\u1e9e a\\u2028b' | title", "words | capitalize", "words | upper", "words | lower",
     "('<b>' | safe | title) + '<'",
 ]  # fmt: skip
+ESCAPED = [
+    "words | e", "words | escape", "'\\'\"&<>' | e", "none | e", "5 | e", "missing | e", "['<', \"'\"] | e",
+    "{'a<': '\\''} | e", "'<' | e | e", "'<' | safe | e", "'<' | safe | forceescape", "'<' | e | forceescape",
+    "'<' | e | length", "'<' | e == '&lt;'", "'<' | e ~ '<'", "'<' | e + '<'", "'<' + '<' | e",
+    "'<' | escape + '>' + '&'", "'<a>' | e | upper", "'<a>' | e | lower", "'< a ' | e | trim + '<'",
+    "['<', '>' | e] | join('<')", "['<' | e, '>'] | join", "'<' | e in '&lt;b'",
+    "tool.name | e", "tool | e", "('<' | e)[0]", "('<' | e).upper()", "('<' | e) * 2", "'<' | string | e",
+    "'<' | forceescape + '<'", "'a' | e is string", "'<' | tojson", "'<' | e | tojson", "'<' | e | safe + '<'",
+]  # fmt: skip
 
 
 def render(environment, source):
@@ -62,7 +71,7 @@ def main():
     )
     # As transformers has it.
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    sources = ["{{ " + text + " }}" for text in NUMBERS + ROUNDED + TITLES]
+    sources = ["{{ " + text + " }}" for text in NUMBERS + ROUNDED + TITLES + ESCAPED]
     expressions = {source: render(environment, source) for source in sources}
     text = json.dumps({"variables": VARIABLES, "expressions": expressions}, ensure_ascii=False, indent=1)
     path = pathlib.Path(__file__).resolve().parent / "expressions.json"
