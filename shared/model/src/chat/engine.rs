@@ -232,6 +232,22 @@ mod tests {
     }
 
     #[test]
+    fn a_template_cannot_make_lists_without_end() {
+        for (lists, grown, said) in [(24, "[n.x, n.x]", "fuel"), (200, "[n.x]", "too deep")] {
+            let made = format!(
+                "{{% set n = namespace(x=[1.5]) %}}{{% for i in range({lists}) %}}\
+                 {{% set n.x = {grown} %}}{{% endfor %}}"
+            );
+            for used in
+                ["n.x", "n.x | string", "n.x | join", "n.x | title", "n.x | e", "n.x | tojson"]
+            {
+                let error = render(&format!("{made}{{{{ {used} }}}}")).unwrap_err().to_string();
+                assert!(error.contains(said), "{used}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_never_closed_is_looked_through_once() {
         // To the end, so that nothing within is begun with again.
         for text in ["{% a {% b", "{{ a {{ b", "{# a {# b", "{% 'a {% b"] {

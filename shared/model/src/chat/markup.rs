@@ -5,7 +5,7 @@
 //! A sum whose terms hold other operators outside of brackets stays as it is, and so does one whose
 //! terms are marked inside of brackets or passed on by a method. Knows nothing of conversations.
 
-use minijinja::Value;
+use minijinja::{Error, State, Value};
 
 use super::python_numbers::printed;
 
@@ -18,14 +18,14 @@ const MARKING: [&str; 4] = ["safe", "escape", "e", "forceescape"];
 const PASSING: [&str; 6] = ["trim", "upper", "lower", "capitalize", "string", "indent"];
 
 /// The filter `escape`: with the entities of `markupsafe`.
-pub(super) fn escape(value: &Value) -> Value {
-    if value.is_safe() { value.clone() } else { force_escape(value) }
+pub(super) fn escape(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    if value.is_safe() { Ok(value.clone()) } else { force_escape(state, value) }
 }
 
 /// The filter `forceescape`: texts marked safe too.
-pub(super) fn force_escape(value: &Value) -> Value {
+pub(super) fn force_escape(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     let mut escaped = String::new();
-    for char in printed(value).to_string().chars() {
+    for char in printed(state, value)?.to_string().chars() {
         match char {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
@@ -35,7 +35,7 @@ pub(super) fn force_escape(value: &Value) -> Value {
             _ => escaped.push(char),
         }
     }
-    Value::from_safe_string(escaped)
+    Ok(Value::from_safe_string(escaped))
 }
 
 /// The expression tag with its terms escaped; `None` where it is no sum with a text marked safe.

@@ -7,7 +7,7 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::engine::pay;
-use super::python_numbers::printed;
+use super::python_numbers::float;
 
 mod limits {
     /// Lists and objects inside each other; more is no description of a tool.
@@ -150,6 +150,7 @@ impl Writer<'_> {
     }
 
     fn begin_item(&mut self, is_first: bool, depth: usize) -> Result<(), Error> {
+        self.state.consume_fuel(1)?;
         if !is_first {
             pay(self.state, self.layout.item_separator.len())?;
             self.text.push_str(&self.layout.item_separator);
@@ -202,7 +203,8 @@ fn number(value: &Value) -> String {
         Ok(f64::INFINITY) => "Infinity".to_owned(),
         Ok(f64::NEG_INFINITY) => "-Infinity".to_owned(),
         Ok(number) if number.is_nan() => "NaN".to_owned(),
-        _ => printed(value).to_string(),
+        Ok(number) if !value.is_integer() => float(number),
+        _ => value.to_string(),
     }
 }
 

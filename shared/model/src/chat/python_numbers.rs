@@ -9,10 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use minijinja::value::{Kwargs, Object, ObjectRepr, StringInput, Tuple, ValueKind};
-use minijinja::{Error, Output, State, Value, escape_formatter, filters};
+use minijinja::{Error, ErrorKind, Output, State, Value, escape_formatter, filters};
 
 mod limits {
-    /// Lists and objects inside each other that are looked through for numbers.
+    /// Lists and objects inside each other; nothing that is printed has more.
     pub(super) const DEPTH_MAX: usize = 100;
 }
 
@@ -41,12 +41,13 @@ pub(super) fn print(
     state: &mut State<'_, '_>,
     value: &Value,
 ) -> Result<(), Error> {
-    escape_formatter(out, state, &printed(value))
+    let printed = printed(state, value)?;
+    escape_formatter(out, state, &printed)
 }
 
 /// The filter `string`.
 pub(super) fn string(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
-    filters::string(state, &printed(value))
+    filters::string(state, &*printed(state, value)?)
 }
 
 /// The filter `join(d, attribute)`.
@@ -57,7 +58,8 @@ pub(super) fn join(
     attribute: Option<&str>,
     named: Kwargs,
 ) -> Result<Value, Error> {
-    filters::join(state, &printed(value), joiner, attribute, named)
+    let printed = printed(state, value)?;
+    filters::join(state, &printed, joiner, attribute, named)
 }
 
 /// The filter `round(precision, method)`: what is rounded up or down is never a whole number's kind.
@@ -81,13 +83,20 @@ pub(super) fn round(
     filters::round(value, precision, method, named)
 }
 
-/// The value so that it is written as Python writes it.
-pub(super) fn printed(value: &Value) -> Cow<'_, Value> {
-    match odd_float(value) {
+/// The value so that it is written as Python writes it. Pays for each part of it: a list may hold
+/// another one many times, and that one others.
+///
+/// # Errors
+/// Where nothing is left to pay with, or lists lie too deep in each other.
+pub(super) fn printed<'a>(
+    state: &State<'_, '_>,
+    value: &'a Value,
+) -> Result<Cow<'a, Value>, Error> {
+    Ok(match odd_float(value) {
         Some(number) => Cow::Owned(Value::from(float(number))),
-        None if holds_odd_floats(value, 0) => Cow::Owned(rewritten(value)),
+        None if holds_odd_floats(state, value, 0)? => Cow::Owned(rewritten(value)),
         None => Cow::Borrowed(value),
-    }
+    })
 }
 
 /// The shortest digits that give the number back, with an exponent from 1e16 up and below 1e-4.
@@ -116,19 +125,32 @@ fn odd_float(value: &Value) -> Option<f64> {
     (number != 0.0 && !(1e-4..1e16).contains(&number.abs())).then_some(number)
 }
 
-fn holds_odd_floats(value: &Value, depth: usize) -> bool {
-    let is_odd = |value: &Value| odd_float(value).is_some() || holds_odd_floats(value, depth + 1);
-    let Some(object) = value.as_object().filter(|_| depth < limits::DEPTH_MAX) else {
-        return false;
+fn holds_odd_floats(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<bool, Error> {
+    let parts = parts_of(value);
+    if depth == limits::DEPTH_MAX && !parts.is_empty() {
+        let what = "lists and objects lie too deep in each other to be printed";
+        return Err(Error::new(ErrorKind::InvalidOperation, what));
+    }
+    let mut holds_some = odd_float(value).is_some();
+    for part in parts {
+        state.consume_fuel(1)?;
+        holds_some |= holds_odd_floats(state, &part, depth + 1)?;
+    }
+    Ok(holds_some)
+}
+
+/// What lists and objects hold, keys too.
+fn parts_of(value: &Value) -> Vec<Value> {
+    let Some(object) = value.as_object() else {
+        return Vec::new();
     };
     match value.kind() {
-        ValueKind::Seq => {
-            object.try_iter().is_some_and(|mut items| items.any(|item| is_odd(&item)))
+        ValueKind::Seq => object.try_iter().into_iter().flatten().collect(),
+        ValueKind::Map => {
+            let pairs = object.try_iter_pairs().into_iter().flatten();
+            pairs.flat_map(|(key, value)| [key, value]).collect()
         }
-        ValueKind::Map => object
-            .try_iter_pairs()
-            .is_some_and(|mut pairs| pairs.any(|(key, value)| is_odd(&key) || is_odd(&value))),
-        _ => false,
+        _ => Vec::new(),
     }
 }
 
@@ -136,19 +158,18 @@ fn rewritten(value: &Value) -> Value {
     if let Some(number) = odd_float(value) {
         return Value::from_object(Written(float(number)));
     }
-    let object = value.as_object();
+    let parts = parts_of(value);
     match value.kind() {
         ValueKind::Seq => {
-            let items = object.and_then(|list| list.try_iter()).into_iter().flatten();
-            let items: Vec<Value> = items.map(|item| rewritten(&item)).collect();
+            let items: Vec<Value> = parts.iter().map(rewritten).collect();
             match value.downcast_object_ref::<Tuple>() {
                 Some(_) => Value::from(Tuple::new(items)),
                 None => Value::from(items),
             }
         }
         ValueKind::Map => {
-            let pairs = object.and_then(|map| map.try_iter_pairs()).into_iter().flatten();
-            Value::from_pairs(pairs.map(|(key, value)| (rewritten(&key), rewritten(&value))))
+            let pairs = parts.chunks_exact(2);
+            Value::from_pairs(pairs.map(|pair| (rewritten(&pair[0]), rewritten(&pair[1]))))
         }
         _ => value.clone(),
     }

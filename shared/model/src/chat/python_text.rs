@@ -35,15 +35,15 @@ pub(super) fn trim(text: &str, chars: Option<&str>) -> String {
 
 /// The filter `title`: words begin behind space and some brackets, and are lowercase from their second
 /// character on.
-pub(super) fn title(value: &Value) -> String {
-    let text = python_numbers::printed(value).to_string();
+pub(super) fn title(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
+    let text = python_numbers::printed(state, value)?.to_string();
     let is_between = |char: char| is_space(char) || matches!(char, '-' | '(' | '{' | '[' | '<');
     let words = text.split_inclusive(is_between).map(|word| {
         let mut rest = word.chars();
         let first = rest.next().into_iter().flat_map(char::to_uppercase);
         first.chain(rest.as_str().to_lowercase().chars()).collect::<String>()
     });
-    words.collect()
+    Ok(words.collect())
 }
 
 fn text_method(
