@@ -28,7 +28,7 @@ use relay_model::{TINY_LLM, TINY_SLM};
 use crate::checkpoint::write_aside;
 use crate::dataset::{self, Set};
 use crate::evaluation::harness::load_model;
-use crate::learner::Learner;
+use crate::learner::{Learner, default_threads};
 use crate::model_folder;
 use crate::model_writer::ModelWriter;
 use crate::optimiser::AdamW;
@@ -65,7 +65,8 @@ pub struct Grpo {
     /// The folder to write into; a run that is there is gone on with.
     #[arg(long)]
     out: PathBuf,
-    #[arg(long, default_value_t = 2, help = threads_help())]
+    #[arg(long, default_value_t = default_threads(), hide_default_value = true)]
+    #[arg(help = threads_help())]
     threads: usize,
 }
 

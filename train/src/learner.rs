@@ -11,6 +11,12 @@ use anyhow::{Context, bail, ensure};
 use crate::optimiser::{AdamW, OptimiserSettings, clip};
 use crate::trainable::{Pass, Sequence, TensorPlace, Weights};
 
+/// As many threads as there are cores this process may use, as far as a learner has work for them:
+/// more would wait for each other.
+pub fn default_threads() -> usize {
+    relay_model::physical_cores().min(limits::THREADS_MAX)
+}
+
 mod limits {
     /// Parts of a batch. More even out the threads' work, and each has slopes of its own.
     pub(super) const SHARDS: usize = 8;

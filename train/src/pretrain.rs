@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::answers::score;
 use crate::checkpoint::write_aside;
 use crate::corpus::{Corpus, Encoder, Position, Shares};
+use crate::learner::default_threads;
 use crate::model_folder;
 use crate::model_writer::ModelWriter;
 use crate::optimiser::OptimiserSettings;
@@ -36,7 +37,8 @@ pub struct Pretrain {
     /// The folder to write into; a run that is there is gone on with.
     #[arg(long)]
     out: PathBuf,
-    #[arg(long, default_value_t = 2, help = threads_help())]
+    #[arg(long, default_value_t = default_threads(), hide_default_value = true)]
+    #[arg(help = threads_help())]
     threads: usize,
 }
 

@@ -233,7 +233,10 @@ fn echo_settings(settings: &str, out: &Path, name: &str) -> anyhow::Result<()> {
 
 /// What the flag for a run's threads says.
 pub(crate) fn threads_help() -> String {
-    format!("Threads that compute; the result does not depend on it. {CPU_HELP}")
+    format!(
+        "Threads that compute, one for each core unless given; the result does not depend on it. \
+         {CPU_HELP}"
+    )
 }
 
 /// Stops runs at the first signal; the second one ends the program.

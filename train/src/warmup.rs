@@ -25,6 +25,7 @@ use crate::answers::{Written, answer};
 use crate::chance::Chance;
 use crate::corpus::{Position, Shares};
 use crate::dataset::Set;
+use crate::learner::default_threads;
 use crate::model_folder;
 use crate::model_writer::{Base, ModelWriter};
 use crate::optimiser::OptimiserSettings;
@@ -59,7 +60,8 @@ pub struct Warmup {
     /// The folder to write into; a run that is there is gone on with.
     #[arg(long)]
     out: PathBuf,
-    #[arg(long, default_value_t = 2, help = threads_help())]
+    #[arg(long, default_value_t = default_threads(), hide_default_value = true)]
+    #[arg(help = threads_help())]
     threads: usize,
 }
 

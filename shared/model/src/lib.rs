@@ -58,6 +58,8 @@ pub mod fuzzing;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
 
+pub use relay_kernels::physical_cores;
+
 pub use banned_text::{BannedText, TokenMask};
 pub use chat::{ChatOptions, ChatTemplate, ChatText, Json, Message, RenderedChat};
 pub use checksum::{FileChecksum, checksums};
