@@ -104,7 +104,7 @@ impl Matrix {
     /// sound, however many: tokens that nobody trained, and outputs that fill a matrix up to a size
     /// that can be shared among machines.
     pub(crate) fn hole(&self, row_weights: usize) -> Option<Range<usize>> {
-        let row_bytes = self.format.bytes_of(row_weights)?;
+        let row_bytes = self.format.bytes_of(row_weights).filter(|bytes| *bytes > 0)?;
         let mut runs = zero_runs(&self.bytes, limits::HOLE_BYTES_MIN);
         runs.find(|run| {
             let before = run.start.next_multiple_of(row_bytes) - run.start;
