@@ -19,8 +19,11 @@ pub(super) use limits::TEMPLATE_BYTES_MAX;
 
 mod limits {
     /// What a template may spend, on time and on memory: a unit pays for one step, and for 64 bytes
-    /// of a text that is made or gone through. This is 256 MB at most; an honest template takes a
-    /// few hundred per message, and a few for each 64 bytes of it.
+    /// of a text that is printed, joined or otherwise made here: 256 MB at most. An honest template
+    /// takes a few hundred per message, and a few for each 64 bytes of it. It is no wall against a
+    /// model that means harm: lists that hold themselves over and over, compared or put together
+    /// with `~`, are the engine's own, which pays for them afterwards or not at all. Whoever loads a
+    /// model trusts its template as far as that.
     pub(super) const TEMPLATE_FUEL: u64 = 4_000_000;
     /// Bytes of a template; the longest published ones have some twenty thousand.
     pub(in crate::chat) const TEMPLATE_BYTES_MAX: usize = 1 << 20;
@@ -233,9 +236,13 @@ mod tests {
 
     #[test]
     fn a_template_cannot_make_lists_without_end() {
-        for (lists, grown, said) in [(24, "[n.x, n.x]", "fuel"), (200, "[n.x]", "too deep")] {
+        for (first, lists, grown, said) in [
+            ("[1.5]", 24, "[n.x, n.x]", "fuel"),
+            ("range(10000)", 10, "[n.x, n.x]", "fuel"),
+            ("[1.5]", 200, "[n.x]", "too deep"),
+        ] {
             let made = format!(
-                "{{% set n = namespace(x=[1.5]) %}}{{% for i in range({lists}) %}}\
+                "{{% set n = namespace(x={first}) %}}{{% for i in range({lists}) %}}\
                  {{% set n.x = {grown} %}}{{% endfor %}}"
             );
             for used in

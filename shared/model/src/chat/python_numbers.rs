@@ -1,8 +1,8 @@
 //! Numbers as Python writes and rounds them, wherever they stand. Knows nothing of conversations.
 //!
 //! The engine writes numbers with a fraction as Rust does, which is the same from 1e-4 up and below
-//! 1e16. What is printed, joined or made a text goes through here; the operator `~` is the engine's
-//! own, and has other numbers than those as Rust writes them.
+//! 1e16. What is printed, and what `join` and `string` make, goes through here. The operator `~` and
+//! filters for texts (`upper`, `trim`) are the engine's own: there other numbers look as in Rust.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -146,6 +146,10 @@ fn parts_of(value: &Value) -> Vec<Value> {
     };
     match value.kind() {
         ValueKind::Seq => object.try_iter().into_iter().flatten().collect(),
+        // A range: what is gone through once and for all has no length, and prints as one word.
+        ValueKind::Iterable if object.enumerator_len().is_some() => {
+            object.try_iter().into_iter().flatten().collect()
+        }
         ValueKind::Map => {
             let pairs = object.try_iter_pairs().into_iter().flatten();
             pairs.flat_map(|(key, value)| [key, value]).collect()
