@@ -34,12 +34,36 @@ impl Kernel for AddBias<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::{is_near, numbers, same_bits};
+    use proptest::prelude::*;
 
     #[test]
     fn every_row_gets_the_bias() {
         let mut rows = vec![1.0, 2.0, 3.0, 4.0];
         add_bias(Cpu::best(), &mut rows, &[10.0, -1.0]);
         assert_eq!(rows, vec![11.0, 1.0, 13.0, 3.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn is_its_formula_for_any_numbers(
+            bias in numbers(1..70), rows in 0_usize..4, pool in numbers(210),
+        ) {
+            let before = &pool[..rows * bias.len()];
+            let run = |cpu| {
+                let mut rows = before.to_vec();
+                add_bias(cpu, &mut rows, &bias);
+                rows
+            };
+            let portable = run(Cpu::PORTABLE);
+            for cpu in Cpu::others() {
+                prop_assert!(same_bits(&run(cpu), &portable), "{}", cpu.name());
+            }
+            for ((ours, value), bias) in portable.iter().zip(before).zip(bias.iter().cycle()) {
+                let (value, bias) = (f64::from(*value), f64::from(*bias));
+                prop_assert!(is_near(*ours, value + bias, (value + bias).abs()));
+            }
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(crate) fn exponentiate<S: Simd>(simd: S, scores: &mut [[f32; LANES]]) -> (f3
 mod tests {
     use super::*;
     use crate::cpu::{Cpu, Kernel};
+    use crate::noise::{numbers, same_bits};
+    use proptest::prelude::*;
 
     struct Exp([f32; LANES]);
 
@@ -83,6 +85,55 @@ mod tests {
             assert_eq!([zero, tiny, negative].map(f32::to_bits), [1.0_f32.to_bits(); 3]);
             assert_eq!([low, below, lowest].map(f32::to_bits), [0; 3]);
             assert!(high.is_finite() && above.to_bits() == high.to_bits());
+        }
+    }
+
+    struct Exponentiate(Vec<[f32; LANES]>);
+
+    impl Kernel for Exponentiate {
+        type Output = (Vec<[f32; LANES]>, f32, f32);
+
+        #[inline(always)]
+        fn run<S: Simd>(mut self, simd: S) -> Self::Output {
+            let (highest, total) = exponentiate(simd, &mut self.0);
+            (self.0, highest, total)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_number_has_its_power(numbers in numbers(LANES), by in 1_u8..40) {
+            let xs: [f32; LANES] = std::array::from_fn(|lane| numbers[lane] * f32::from(by));
+            let ours = Cpu::PORTABLE.run(Exp(xs));
+            for cpu in Cpu::others() {
+                prop_assert!(same_bits(&cpu.run(Exp(xs)), &ours), "{}", cpu.name());
+            }
+            for (ours, x) in ours.into_iter().zip(xs) {
+                let exact = if x < -87.0 { 0.0 } else { f64::from(x.min(88.0)).exp() };
+                prop_assert!((f64::from(ours) - exact).abs() <= 1e-6 * exact, "exp({x}) = {ours}");
+            }
+        }
+
+        #[test]
+        fn scores_have_their_powers_under_the_highest(scores in numbers(1..70)) {
+            let mut padded = scores.clone();
+            padded.resize(scores.len().next_multiple_of(LANES), f32::NEG_INFINITY);
+            let (padded, _) = padded.as_chunks::<LANES>();
+            let (ours, highest, total) = Cpu::PORTABLE.run(Exponentiate(padded.to_vec()));
+            for cpu in Cpu::others() {
+                let (theirs, their_highest, their_total) = cpu.run(Exponentiate(padded.to_vec()));
+                prop_assert!(same_bits(theirs.as_flattened(), ours.as_flattened()));
+                prop_assert!(same_bits(&[their_highest, their_total], &[highest, total]));
+            }
+            prop_assert!(scores.iter().all(|score| *score <= highest) && scores.contains(&highest));
+            let mut exact_total = 0.0;
+            for (ours, score) in ours.as_flattened().iter().zip(padded.as_flattened()) {
+                let below = score - highest;
+                let exact = if below < -87.0 { 0.0 } else { f64::from(below).exp() };
+                prop_assert!((f64::from(*ours) - exact).abs() <= 1e-6 * exact, "{score}: {ours}");
+                exact_total += exact;
+            }
+            prop_assert!((f64::from(total) - exact_total).abs() <= 2e-6 * exact_total);
         }
     }
 }

@@ -20,10 +20,12 @@
 //! | look through all logits | `logits` |
 //! | know what a format's bytes mean | `blocks`, `weights`, `half_float` |
 //! | know what a machine can do at most | `bandwidth`, `peak` |
+//! | draw numbers for a test | `noise` |
 //!
 //! **Unsafe code** is of four kinds: vector instructions, behind a value that proves the machine
-//! has them (`avx2`, `avx512`), or a question to it (`dispatch`); outputs that threads share by promise (`disjoint`); a closure lent to
-//! the threads of a pool (`pool`); and memory in large pages (`arena`).
+//! has them (`avx2`, `avx512`), or the same behind a question to it (`dispatch`); outputs that threads
+//! share by promise (`disjoint`); a closure lent to the threads of a pool (`pool`); and memory in large
+//! pages (`arena`).
 //!
 //! Shapes that do not fit are a caller's mistake and panic at once.
 
@@ -50,6 +52,8 @@ mod kv_element;
 mod lanes;
 mod logits;
 mod multiply;
+#[cfg(test)]
+mod noise;
 mod norm;
 mod packed;
 mod panel;

@@ -43,8 +43,11 @@ impl Kernel for RmsNorm<'_> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_precision_loss, reason = "rows are short")]
 mod tests {
     use super::*;
+    use crate::noise::{is_near, numbers, same_bits};
+    use proptest::prelude::*;
 
     #[test]
     fn is_its_formula_for_each_row() {
@@ -55,7 +58,7 @@ mod tests {
         for cpu in Cpu::others() {
             let mut ours = vec![0.0; 40];
             rms_norm(cpu, &inputs, &weights, 1e-5, &mut ours);
-            assert!(ours.iter().zip(&out).all(|(a, b)| a.to_bits() == b.to_bits()));
+            assert!(same_bits(&ours, &out));
         }
         for row in 0..2 {
             let input = &inputs[row * 20..(row + 1) * 20];
@@ -64,6 +67,36 @@ mod tests {
             for i in 0..20 {
                 let exact = f64::from(input[i]) / rms * f64::from(weights[i]);
                 assert!((f64::from(out[row * 20 + i]) - exact).abs() < 1e-5);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn is_its_formula_for_any_numbers(
+            weights in numbers(1..70), rows in 0_usize..4, pool in numbers(210),
+        ) {
+            let width = weights.len();
+            let inputs = &pool[..rows * width];
+            let run = |cpu| {
+                let mut out = vec![f32::NAN; inputs.len()];
+                rms_norm(cpu, inputs, &weights, 1e-5, &mut out);
+                out
+            };
+            let portable = run(Cpu::PORTABLE);
+            for cpu in Cpu::others() {
+                prop_assert!(same_bits(&run(cpu), &portable), "{}", cpu.name());
+            }
+            for (input, out) in inputs.chunks(width).zip(portable.chunks(width)) {
+                let squares: f64 = input.iter().map(|x| f64::from(*x).powi(2)).sum();
+                let rms = (squares / width as f64 + 1e-5).sqrt();
+                for ((ours, x), weight) in out.iter().zip(input).zip(&weights) {
+                    let exact = f64::from(*x) / rms * f64::from(*weight);
+                    // What is tiny before the weight is rounded as coarsely as denormals are.
+                    let size = exact.abs() + f64::from(weight.abs()) * 1e-38;
+                    let is_held = squares < f64::from(f32::MAX) / 2.0;
+                    prop_assert!(!is_held || is_near(*ours, exact, size), "{ours}, not {exact}");
+                }
             }
         }
     }

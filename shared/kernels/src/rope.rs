@@ -78,6 +78,8 @@ fn turned(x: f32, y: f32, cos: f32, sin: f32) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::{is_near, numbers, same_bits};
+    use proptest::prelude::*;
 
     type Rotate = fn(Cpu, &mut [f32], usize, &[(f32, f32)]);
 
@@ -96,18 +98,39 @@ mod tests {
         }
     }
 
-    #[test]
-    fn instruction_sets_give_the_same_bits() {
-        let wave = |step: f32| (0_u8..96).map(move |i| (f32::from(i) * step).sin());
-        let angles: Vec<(f32, f32)> = wave(0.7).zip(wave(0.3)).take(15).collect();
-        for rotate in [rotate_interleaved as Rotate, rotate_halves] {
-            let turned = |cpu| {
-                let mut vectors: Vec<f32> = wave(0.11).collect();
-                rotate(cpu, &mut vectors, 32, &angles);
-                vectors.into_iter().map(f32::to_bits).collect::<Vec<_>>()
-            };
-            for cpu in Cpu::others() {
-                assert_eq!(turned(cpu), turned(Cpu::PORTABLE));
+    proptest! {
+        #[test]
+        fn is_its_formula_for_any_numbers(
+            turns in prop::collection::vec(-7.0_f32..7.0, 0..40), rest in 0_usize..4,
+            heads in 0_usize..4, pool in numbers(252),
+        ) {
+            let angles: Vec<(f32, f32)> = turns.iter().map(|turn| (turn.cos(), turn.sin())).collect();
+            let (pairs, head_width) = (angles.len(), 2 * angles.len() + rest);
+            prop_assume!(head_width > 0);
+            let vectors = &pool[..heads * head_width];
+            for is_interleaved in [true, false] {
+                let rotate: Rotate = if is_interleaved { rotate_interleaved } else { rotate_halves };
+                let turned = |cpu| {
+                    let mut vectors = vectors.to_vec();
+                    rotate(cpu, &mut vectors, head_width, &angles);
+                    vectors
+                };
+                let portable = turned(Cpu::PORTABLE);
+                for cpu in Cpu::others() {
+                    prop_assert!(same_bits(&turned(cpu), &portable), "{}", cpu.name());
+                }
+                let heads = vectors.chunks(head_width).zip(portable.chunks(head_width));
+                for (before, after) in heads {
+                    prop_assert!(same_bits(&before[2 * pairs..], &after[2 * pairs..]));
+                    for (pair, (cos, sin)) in angles.iter().enumerate() {
+                        let (a, b) =
+                            if is_interleaved { (2 * pair, 2 * pair + 1) } else { (pair, pair + pairs) };
+                        let [x, y, cos, sin] = [before[a], before[b], *cos, *sin].map(f64::from);
+                        let size = x.abs() + y.abs();
+                        prop_assert!(is_near(after[a], x * cos - y * sin, size));
+                        prop_assert!(is_near(after[b], x * sin + y * cos, size));
+                    }
+                }
             }
         }
     }

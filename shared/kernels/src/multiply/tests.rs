@@ -7,38 +7,7 @@ use super::*;
 use crate::arena::Arena;
 use crate::blocks::{WeightFormat, expand};
 use crate::cpu::Cpu;
-
-/// A stream of numbers from a seed.
-struct Noise(u64);
-
-impl Noise {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
-        self.0 >> 29
-    }
-
-    fn byte(&mut self) -> u8 {
-        (self.bits() & 0xFF) as u8
-    }
-
-    /// Now and then 0, huge or tiny; else within ±2.
-    fn value(&mut self) -> f32 {
-        let fraction = (self.bits() % 65_536) as f32 / 16_384.0 - 2.0;
-        match self.bits() % 64 {
-            0 => 0.0,
-            1 => fraction * 1e6,
-            2 => fraction * 1e-40,
-            _ => fraction,
-        }
-    }
-
-    /// A finite half, subnormal ones among them.
-    fn half(&mut self) -> [u8; 2] {
-        let bits = (self.bits() & 0xFFFF) as u16;
-        let small = bits & 0x8000 | ((bits & 0x7FFF) % 0x4000);
-        small.to_le_bytes()
-    }
-}
+use crate::noise::{Noise, same_bits};
 
 /// Where a block holds halves.
 fn halves_of(format: WeightFormat) -> &'static [usize] {
@@ -138,18 +107,51 @@ impl Case {
     }
 }
 
-fn same_bits(a: &[f32], b: &[f32]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
-}
-
 fn format() -> impl Strategy<Value = WeightFormat> {
     prop::sample::select(WeightFormat::ALL.to_vec())
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    (format(), 0_usize..18, 1_usize..20, 1_usize..4, any::<u64>()).prop_map(
-        |(format, rows, outputs, blocks, seed)| Case::new(format, [rows, outputs, blocks], seed),
-    )
+    let sizes = (0_usize..18, 1_usize..20, 1_usize..4);
+    (format(), sizes, plain_sizes(), any::<u64>()).prop_map(|(format, sizes, plain, seed)| {
+        let (rows, outputs, blocks) = if format.block_weights() == 1 { plain } else { sizes };
+        Case::new(format, [rows, outputs, blocks], seed)
+    })
+}
+
+/// Rows, outputs and width of plain weights, whose blocks are one wide: odd widths and panels that
+/// are not full, and now and then more panels than one group holds.
+fn plain_sizes() -> impl Strategy<Value = (usize, usize, usize)> {
+    (0_usize..18, 1_usize..200, 1_usize..80)
+}
+
+#[test]
+fn panels_of_made_up_cases_fill_more_than_one_group() {
+    let panels = 0..200_usize.div_ceil(PANEL);
+    assert!(groups::<crate::panel::Singles>(panels.clone(), 79).count() > 1);
+    assert!(groups::<crate::panel::HalfFloats>(panels, 79).count() > 1);
+}
+
+/// Blocks, too, in matrices of more panels than stay in the nearest cache.
+#[test]
+fn groups_of_panels_change_no_bit() {
+    for format in WeightFormat::ALL {
+        let blocks = 512 / format.block_weights();
+        let case = Case::new(format, [9, 101, blocks], 11);
+        let portable = case.all(Cpu::PORTABLE);
+        for cpu in Cpu::others() {
+            assert!(same_bits(&case.run(cpu, 2, 0..9), &portable), "{format:?} on {}", cpu.name());
+        }
+        for row in [0, 7, 8] {
+            let alone = case.run(Cpu::best(), 1, row..row + 1);
+            assert!(same_bits(&portable[row * 101..][..101], &alone), "{format:?}, row {row}");
+        }
+        for (row, output) in [(0, 0), (8, 100), (3, 64)] {
+            let (exact, size) = case.exact(row, output);
+            let ours = f64::from(portable[row * 101 + output]);
+            assert!((ours - exact).abs() <= size * 1e-5, "{format:?}: {ours}, not {exact}");
+        }
+    }
 }
 
 proptest! {
