@@ -12,7 +12,7 @@
 //! | You want to | Look in |
 //! |---|---|
 //! | find an instruction set, or add one | `cpu`, `simd`, `portable`, `avx2`, `avx512` |
-//! | run on threads | `pool`, `disjoint` |
+//! | run on threads | `pool`, `disjoint`; on how many, `cores` |
 //! | keep weights, or keys and values | `arena` |
 //! | multiply | `packed`, `panel`, `quantise`, `multiply`, `shorts`; in which order `lanes` |
 //! | do what lies between products | `norm`, `bias`, `rope`, `activation`, `exponential` |
@@ -43,6 +43,7 @@ mod avx512;
 mod bandwidth;
 mod bias;
 mod blocks;
+mod cores;
 mod cpu;
 mod disjoint;
 mod dispatch;
@@ -72,6 +73,7 @@ pub use attention::{AttentionShape, KvPage, PAGE_TOKENS, QueryStretch, paged_att
 pub use bandwidth::read_bandwidth;
 pub use bias::add_bias;
 pub use blocks::WeightFormat;
+pub use cores::physical_cores;
 pub use cpu::{CPU_HELP, Cpu, CpuError};
 pub use kv_element::KvElement;
 pub use lanes::dot;
@@ -80,7 +82,7 @@ pub use multiply::{Inputs, Product, multiply};
 pub use norm::rms_norm;
 pub use packed::PackedMatrix;
 pub use peak::{Peaks, arithmetic_peaks};
-pub use pool::{Pool, Share, physical_cores};
+pub use pool::{Pool, Share};
 pub use quantise::QuantisedRows;
 pub use rope::{rotate_halves, rotate_interleaved};
 pub use weights::Weights;

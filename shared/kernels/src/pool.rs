@@ -8,11 +8,10 @@
 //! Knows nothing of what is computed.
 
 use std::any::Any;
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -28,13 +27,12 @@ mod limits {
     pub(super) const SPINS: usize = 2000;
     /// How long a thread without work goes on looking before it sleeps.
     pub(super) const AWAKE_MAX: Duration = Duration::from_micros(300);
+    const _: () = assert!(AWAKE_MAX.as_micros() <= 1000, "idle threads would hold cores");
     /// How long a caller looks whether the others' shares are done before it sleeps: one of them
     /// may need its core.
     pub(super) const CALLER_AWAKE_MAX: Duration = Duration::from_micros(150);
     /// Below this many values, or products of attention, a second thread costs more than it saves.
     pub(super) const VALUES_IN_PARALLEL_MIN: usize = 1 << 13;
-    /// Cores that are looked for.
-    pub(super) const CORES_MAX: usize = 1024;
 }
 
 /// One thread's part of an operation.
@@ -156,23 +154,23 @@ impl Pool {
     /// If `work` does.
     pub fn run(&self, work: &(dyn Fn(Share) + Sync)) {
         let of = self.threads();
-        let busy = match self.busy.try_lock() {
-            Ok(busy) => Some(busy),
-            // An earlier operation panicked, but it was waited for.
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
+        // Only a pool of one thread unwinds while it holds the lock, and that one never needs it.
+        let busy = self.busy.try_lock().ok();
         if of == 1 || busy.is_none() {
             return (0..of).for_each(|index| work(Share { index, of }));
         }
         let turn = self.publish(work);
         // From here until all is done nothing may unwind: the workers look at `work`.
-        self.shared.do_share(0);
+        // SAFETY: the first share is the caller's, who is here until all is done.
+        unsafe { self.shared.do_share(0) };
         self.do_unclaimed(turn);
         self.shared.await_others();
-        let panics = std::mem::take(&mut *lock(&self.shared.panics));
+        let mut panics = std::mem::take(&mut *lock(&self.shared.panics)).into_iter();
         drop(busy);
-        if let Some(first) = panics.into_iter().next() {
+        let first = panics.next();
+        // Before anything unwinds: one that panics when it is dropped would end the process then.
+        drop(panics);
+        if let Some(first) = first {
             resume_unwind(first);
         }
     }
@@ -239,7 +237,8 @@ impl Pool {
     fn do_unclaimed(&self, turn: usize) {
         let workers = 0..self.workers.len();
         for worker in workers.filter(|worker| self.shared.claim(*worker, turn)) {
-            self.shared.do_share(worker + 1);
+            // SAFETY: just claimed, and counted until the next line.
+            unsafe { self.shared.do_share(worker + 1) };
             self.shared.unfinished.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -306,7 +305,8 @@ impl Shared {
         if !self.claim(worker, turn) {
             return;
         }
-        self.do_share(worker + 1);
+        // SAFETY: just claimed, and counted until the next line.
+        unsafe { self.do_share(worker + 1) };
         if self.unfinished.fetch_sub(1, Ordering::SeqCst) == 1 {
             // The caller shows itself before it looks at the count for the last time, so it is
             // seen here, or has seen that nothing is left.
@@ -323,18 +323,22 @@ impl Shared {
         claimed.compare_exchange(before, turn, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Does a share of the current operation, which must be the first and its caller's, or claimed
-    /// and counted in `unfinished`. Does not unwind.
-    fn do_share(&self, index: usize) {
+    /// Does a share of the current operation. Does not unwind.
+    ///
+    /// # Safety
+    /// The share is the first and [`Pool::run`] calls, or it was claimed with a turn that `turn` or
+    /// `publish` said, and is counted in `unfinished` until this returns.
+    unsafe fn do_share(&self, index: usize) {
         let operation = *lock(&self.operation);
         let Some(Operation { work, shares }) = operation else { return };
         let share = Share { index, of: shares };
         // SAFETY: `work` lives until `Pool::run` returns. That is after the first share, which is
         // done in it. Any other was claimed: a claim of turn t succeeds once, and only where t - 1
-        // was claimed before, which is from when t was published until `run` has claimed what is
-        // left of it; a worker that comes later, with a turn that is over, claims nothing and does
-        // not come here. Between a claim and the end of its share `unfinished` is not 0, for which
-        // `run` waits; so the operation read above is that of the turn that was claimed.
+        // was claimed before, which is from when t was published (nobody knows t before `turn` says
+        // so) until `run` has claimed what is left of it; a worker that comes later, with a turn
+        // that is over, claims nothing and does not come here. Between a claim and the end of its
+        // share `unfinished` is not 0, for which `run` waits; so the operation read above is that
+        // of the turn that was claimed.
         let work = unsafe { &*work };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(share))) {
             lock(&self.panics).push(panic);
@@ -391,43 +395,6 @@ fn spin(is_so: &impl Fn() -> bool, limit: Duration) -> bool {
         }
         std::thread::yield_now();
     }
-}
-
-/// Cores that this process may use, two threads of one core counted once where the system says
-/// so.
-pub fn physical_cores() -> usize {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let siblings = |cpu: usize| {
-        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-        std::fs::read_to_string(path).ok()
-    };
-    cores_of(threads, &allowed_cpus(&status), siblings)
-}
-
-/// No more than `threads`, and one for each group of siblings among the CPUs that are allowed. One
-/// that is offline has no siblings to tell of.
-fn cores_of(
-    threads: usize,
-    allowed: &[usize],
-    siblings: impl Fn(usize) -> Option<String>,
-) -> usize {
-    let groups: BTreeSet<String> = allowed.iter().filter_map(|cpu| siblings(*cpu)).collect();
-    match groups.len() {
-        0 => threads,
-        cores => cores.min(threads),
-    }
-}
-
-/// The CPUs that the system's status of a process lists as allowed, such as `0-3,8`.
-fn allowed_cpus(status: &str) -> Vec<usize> {
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(first.parse().ok()?..=last.parse().ok()?)
-    };
-    let ranges = allowed.unwrap_or_default().trim().split(',').filter_map(range);
-    ranges.flatten().take_while(|cpu| *cpu < limits::CORES_MAX).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Shares, and who does them: every one once, whoever comes late, sleeps, panics or calls again.
 
 use super::*;
+use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::sync::atomic::AtomicU64;
 
@@ -230,19 +231,44 @@ fn two_pools_work_at_the_same_time() {
     });
 }
 
+/// One of them has the threads, the other runs its shares alone: neither sees the other's work.
 #[test]
-fn siblings_are_one_core_and_what_is_offline_or_not_allowed_is_none() {
-    let status = "Name:\tx\nCpus_allowed:\tff\nCpus_allowed_list:\t0-3,8\nMems_allowed:\t1\n";
-    let allowed = allowed_cpus(status);
-    assert_eq!(allowed, [0, 1, 2, 3, 8]);
-    assert!(allowed_cpus("Name:\tx\n").is_empty());
-    let pairs = |cpu: usize| Some(format!("{}-{}", cpu / 2 * 2, cpu / 2 * 2 + 1));
-    assert_eq!(cores_of(5, &allowed, pairs), 3);
-    // A quota of two processors' time keeps two threads busy.
-    assert_eq!(cores_of(2, &allowed, pairs), 2);
-    // The second processor is offline.
-    let offline = |cpu: usize| (cpu != 1).then(|| format!("{cpu}"));
-    assert_eq!(cores_of(8, &allowed, offline), 4);
-    assert_eq!(cores_of(6, &[], |_| None), 6);
-    assert!(physical_cores() >= 1);
+fn two_threads_may_call_one_pool_at_the_same_time() {
+    let pool = pool(3);
+    let start = Barrier::new(2);
+    let call = |caller: u64| {
+        start.wait();
+        for turn in 0..5000 {
+            let done: Box<[AtomicU64]> = (0..3).map(|_| AtomicU64::new(0)).collect();
+            pool.run(&|share| {
+                done[share.index].fetch_add(caller + turn, Ordering::Relaxed);
+            });
+            assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == caller + turn));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| call(1));
+        scope.spawn(|| call(1_000_000));
+    });
+    assert_eq!(meet(&pool).len(), 3);
+}
+
+/// What a share panics with: counts where it is dropped while something unwinds.
+struct Touchy(Arc<AtomicU64>);
+
+impl Drop for Touchy {
+    fn drop(&mut self) {
+        self.0.fetch_add(u64::from(std::thread::panicking()), Ordering::SeqCst);
+    }
+}
+
+/// One that panics when it is dropped would end the process while another unwinds.
+#[test]
+fn all_panics_but_the_first_are_dropped_before_it_unwinds() {
+    let pool = pool(3);
+    let dropped_late = Arc::new(AtomicU64::new(0));
+    let run = || pool.run(&|_| std::panic::panic_any(Touchy(Arc::clone(&dropped_late))));
+    drop(catch_unwind(AssertUnwindSafe(run)).unwrap_err());
+    assert_eq!(dropped_late.load(Ordering::SeqCst), 0);
+    assert_eq!(Arc::strong_count(&dropped_late), 1);
 }
