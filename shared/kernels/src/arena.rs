@@ -312,22 +312,35 @@ mod tests {
         assert_eq!(held.last(), Some(&1));
     }
 
-    /// Numbers of other tests come and go meanwhile, of far fewer bytes.
+    /// Mebibytes of the region that are in memory, as the system lists its pages.
+    #[cfg(target_os = "linux")]
+    fn resident_mib(region: &Region) -> usize {
+        use std::os::unix::fs::FileExt;
+
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let line = maps.lines().find_map(|line| line.strip_prefix("KernelPageSize:")).unwrap();
+        let kib: usize = line.trim().trim_end_matches("kB").trim().parse().unwrap();
+        let page_bytes = kib << 10;
+        let (first, pages) = (region.first.addr().get() / page_bytes, region.bytes / page_bytes);
+        let mut entries = vec![0; 8 * pages];
+        let list = std::fs::File::open("/proc/self/pagemap").unwrap();
+        list.read_exact_at(&mut entries, 8 * u64::try_from(first).unwrap()).unwrap();
+        // The highest bit of a page's eight bytes says that it is there.
+        let there = entries.as_chunks::<8>().0.iter().filter(|entry| entry[7] & 0x80 != 0);
+        (there.count() * page_bytes) >> 20
+    }
+
+    /// Of this region alone: other tests run meanwhile.
     #[cfg(target_os = "linux")]
     #[test]
     fn what_is_free_takes_no_memory_of_the_system() {
-        let resident_mib = || {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-            line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap() >> 10
-        };
         let mut arena = Arena::large();
         let held = arena.filled(1 << 20, 1_u8);
         let slices: Vec<ArenaSlice<u8>> = (0..60).map(|_| arena.filled(1 << 20, 2)).collect();
         assert!(Arc::ptr_eq(&held.region, &slices[59].region));
-        let full_mib = resident_mib();
+        let full_mib = resident_mib(&held.region);
         drop(slices);
-        let left_mib = resident_mib();
+        let left_mib = resident_mib(&held.region);
         assert!(left_mib + 40 < full_mib, "{full_mib} MiB before, {left_mib} behind");
         assert!(held.iter().all(|value| *value == 1));
         assert!(arena.filled(1 << 20, 3_u8).iter().all(|value| *value == 3));
