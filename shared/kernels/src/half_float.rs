@@ -76,6 +76,8 @@ pub(crate) fn narrow_half(value: f32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::numbers;
+    use proptest::prelude::*;
 
     /// The definition, with powers in f64.
     fn half_by_definition(bits: u16) -> f64 {
@@ -95,6 +97,16 @@ mod tests {
             let (ours, exact) = (f64::from(widen_half(bits)), half_by_definition(bits));
             assert_eq!(ours.is_nan(), exact.is_nan(), "{bits:#x}");
             assert!(exact.is_nan() || ours.to_bits() == exact.to_bits(), "{bits:#x}: {ours}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn narrowing_many_is_narrowing_each(values in numbers(0..70)) {
+            let mut ours = vec![0; values.len()];
+            narrow_halves(&values, &mut ours);
+            let each = values.iter().map(|value| narrow_half(value.clamp(-GREATEST, GREATEST)));
+            prop_assert_eq!(ours, each.collect::<Vec<_>>());
         }
     }
 

@@ -13,7 +13,10 @@ pub(crate) fn sum_products<S: Simd, const BITS: u32, const FIRST: usize, const C
     weights: &[S::Bytes; 8],
     codes: &[[i8; 4]; 8],
 ) -> S::Ints {
-    let run = const { products_that_fit(BITS) };
+    let run = const {
+        assert!(products_that_fit(BITS) > 0, "not even one product fits");
+        products_that_fit(BITS)
+    };
     let mut sum = simd.splat_int(0);
     let mut group = FIRST;
     while group < FIRST + COUNT {

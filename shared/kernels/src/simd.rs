@@ -90,7 +90,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn signed_products(self, weights: Self::Bytes, codes: [i8; 4]) -> Self::Shorts;
 
     /// Σ weights · codes of the vectors `FIRST..FIRST + COUNT` for each output: lane o sums bytes
-    /// `4 · o..4 · o + 4`. Weights are unsigned and below 2 to the power of `BITS`, at most 6.
+    /// `4 · o..4 · o + 4`. Weights are unsigned and below 2 to the power of `BITS`, at most 6 for who
+    /// does not know the instruction set.
     fn sum_products<const BITS: u32, const FIRST: usize, const COUNT: usize>(
         self,
         weights: &[Self::Bytes; 8],
