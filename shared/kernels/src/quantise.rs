@@ -23,6 +23,7 @@ mod limits {
 pub(crate) struct RowBlock {
     /// From −127 to 127, in fours: what meets four weights of each output.
     pub(crate) codes: [[i8; 4]; BLOCK / 4],
+    /// Not a number where a value was none, or infinite: neither may be lost in a product.
     pub(crate) scale: f32,
     /// Σ codes · scale.
     pub(crate) scaled_sum: f32,
@@ -110,13 +111,18 @@ fn quantise_block<S: Simd>(simd: S, values: &[f32; BLOCK], block: &mut RowBlock)
     let (low, high) = (simd.splat(-127.0), simd.splat(127.0));
     // A loop, not a map: closures do not take the instruction set of the function around them.
     for quarter in &mut quarters {
-        let bounded = simd.min(simd.max(simd.mul(*quarter, inverse), low), high);
+        // In this order what is not a number stays so.
+        let bounded = simd.min(high, simd.max(low, simd.mul(*quarter, inverse)));
         *quarter = simd.round(bounded);
     }
-    simd.store_codes(quarters, &mut block.codes);
     let [a, b, c, d] = quarters;
     let first = simd.sum_lanes(simd.add(a, b));
     let second = simd.sum_lanes(simd.add(c, d));
+    if (first + second).is_nan() {
+        *block = RowBlock { scale: f32::NAN, scaled_sum: f32::NAN, ..RowBlock::default() };
+        return;
+    }
+    simd.store_codes(quarters, &mut block.codes);
     block.scale = if is_zero { 0.0 } else { greatest / 127.0 };
     block.scaled_sum = (first + second) * block.scale;
     block.eightfold_sum = (first + second) as i32 * 8;
@@ -174,6 +180,24 @@ mod tests {
             prop_assert_eq!(sums.collect::<Vec<i16>>(), block.half_sums);
             let sum: i32 = codes.iter().map(|code| i32::from(*code)).sum();
             prop_assert_eq!(block.eightfold_sum, 8 * sum);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_lost_beside_numbers() {
+        for (bad, place) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+            .into_iter()
+            .flat_map(|bad| (0..BLOCK).map(move |place| (bad, place)))
+        {
+            for others in [0.0, 1.0, -1e-40, f32::MAX] {
+                let mut values = [others; BLOCK];
+                values[place] = bad;
+                let portable = quantised(Cpu::PORTABLE, &values);
+                assert!(portable.scale.is_nan() && portable.scaled_sum.is_nan());
+                for cpu in Cpu::others() {
+                    assert_eq!(bits(&quantised(cpu, &values)), bits(&portable));
+                }
+            }
         }
     }
 
