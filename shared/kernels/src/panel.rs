@@ -120,6 +120,6 @@ fn codes_of(vectors: &[[u8; 32]; 8], output: usize) -> [f32; BLOCK] {
 }
 
 #[inline(always)]
-fn half_at(bytes: &[u8], at: usize) -> u16 {
+fn half_bits_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }

@@ -53,7 +53,7 @@ impl Matrix {
     }
 
     fn view(&self) -> Weights<'_> {
-        Weights::Blocks { format: self.format, bytes: &self.bytes }
+        Weights { format: self.format, bytes: &self.bytes }
     }
 
     /// All values, as f32.

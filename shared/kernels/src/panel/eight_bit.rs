@@ -1,6 +1,6 @@
 //! Codes of 8 bits: `Q8_0`.
 
-use super::{Halves, PANEL, PanelBlock, add_scaled, half_at};
+use super::{Halves, PANEL, PanelBlock, add_scaled, half_bits_at};
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
 use crate::quantise::{BLOCK, RowBlock};
@@ -22,7 +22,7 @@ impl PanelBlock for EightBit {
     fn pack(sources: [&[u8]; PANEL]) -> Self {
         let mut block = Self { scales: [0; PANEL], codes: [[0; 32]; 8] };
         for (output, source) in sources.iter().enumerate() {
-            block.scales[output] = half_at(source, 0);
+            block.scales[output] = half_bits_at(source, 0);
             for (codes, bytes) in block.codes.iter_mut().zip(source[2..].as_chunks::<4>().0) {
                 codes[4 * output..4 * output + 4].copy_from_slice(bytes);
             }

@@ -2,7 +2,7 @@
 
 use super::{
     Halves, Nibbles, OffsetPiece, PANEL, PanelBlock, add_scaled, add_with_offset, codes_of,
-    half_at, offset_values, put_nibbles, spread_nibbles, sum_codes,
+    half_bits_at, offset_values, put_nibbles, spread_nibbles, sum_codes,
 };
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
@@ -24,7 +24,7 @@ impl PanelBlock for FourBit {
     fn pack(sources: [&[u8]; PANEL]) -> Self {
         let mut block = Self::default();
         for (output, source) in sources.iter().enumerate() {
-            block.scales[output] = half_at(source, 0);
+            block.scales[output] = half_bits_at(source, 0);
             put_nibbles(&mut block.codes, output, &source[2..]);
         }
         block
@@ -69,8 +69,8 @@ impl PanelBlock for FourBitOffset {
     fn pack(sources: [&[u8]; PANEL]) -> Self {
         let mut block = Self::default();
         for (output, source) in sources.iter().enumerate() {
-            block.scales[output] = half_at(source, 0);
-            block.offsets[output] = half_at(source, 2);
+            block.scales[output] = half_bits_at(source, 0);
+            block.offsets[output] = half_bits_at(source, 2);
             put_nibbles(&mut block.codes, output, &source[4..]);
         }
         block

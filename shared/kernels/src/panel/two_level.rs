@@ -3,7 +3,7 @@
 use super::five_bit::{FifthBits, put_fifth_bits, spread_five_bits};
 use super::{
     Halves, Nibbles, OffsetPiece, PANEL, PanelBlock, add_scaled, add_with_offset, codes_of,
-    half_at, offset_values, spread_nibbles, sum_codes,
+    half_bits_at, offset_values, spread_nibbles, sum_codes,
 };
 use crate::blocks::WeightFormat;
 use crate::portable::Portable;
@@ -26,8 +26,8 @@ struct TwoLevels {
 impl TwoLevels {
     /// From a file's block: scale, scale of offsets, then 8 and 8 numbers of 6 bits in 12 bytes.
     fn put(&mut self, output: usize, block: &[u8]) {
-        self.scales[output] = half_at(block, 0);
-        self.offsets[output] = half_at(block, 2);
+        self.scales[output] = half_bits_at(block, 0);
+        self.offsets[output] = half_bits_at(block, 2);
         let packed = &block[4..16];
         for piece in 0..4 {
             let (low, high) = (packed[piece], packed[piece + 4]);
@@ -194,7 +194,7 @@ impl PanelBlock for SixBitTwoLevel {
     fn pack(sources: [&[u8]; PANEL]) -> Self {
         let mut block = Self::default();
         for (output, source) in sources.iter().enumerate() {
-            block.scales[output] = half_at(source, 208);
+            block.scales[output] = half_bits_at(source, 208);
             for (piece, pair) in source[192..208].as_chunks::<2>().0.iter().enumerate() {
                 block.small_scales[piece][output] = pair.map(u8::cast_signed);
             }

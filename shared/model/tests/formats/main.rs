@@ -40,7 +40,7 @@ fn every_format_has_the_bits_of_the_reference() {
     for (index, vector) in vectors().iter().enumerate() {
         let (format, bytes) = (format_named(&vector.format), bytes_of(&vector.bytes));
         let mut scratch = Vec::new();
-        let values = Weights::Blocks { format, bytes: &bytes }.values(&mut scratch);
+        let values = Weights { format, bytes: &bytes }.values(&mut scratch);
         let bits = |value: Option<&f32>| format!("{:08x}", value.unwrap().to_bits());
         let name = &vector.format;
         assert_eq!(bits(values.first()), vector.first, "case {index}, {name}: first value");
