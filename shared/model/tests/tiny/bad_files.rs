@@ -54,6 +54,23 @@ fn a_missing_file_and_a_folder_are_named() {
 }
 
 #[test]
+fn an_instruction_set_that_is_not_is_refused() {
+    if std::env::var_os("RELAY_CPU").is_some_and(|name| name == "nonsense") {
+        let file = TinyFile::with_bytes(&changed(|_, _| {}));
+        let error = load(&file.path, &LoadOptions::default()).unwrap_err();
+        assert!(matches!(error, ModelError::Cpu(_)), "{error}");
+        return;
+    }
+    // The environment is a process's own.
+    let own = std::env::current_exe().unwrap();
+    let mut forced = std::process::Command::new(own);
+    forced.args(["--exact", "bad_files::an_instruction_set_that_is_not_is_refused"]);
+    let output = forced.env("RELAY_CPU", "nonsense").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
 fn foreign_content_is_refused() {
     let good = changed(|_, _| {});
     let mut version = good.clone();
