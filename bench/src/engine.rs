@@ -95,7 +95,8 @@ struct Report {
 /// One pair of runs, ours by theirs.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Ratios {
-    prefill: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefill: Option<f64>,
     decode: f64,
 }
 
@@ -105,7 +106,9 @@ struct Comparison {
     pairs: usize,
     prefill_tps: f64,
     decode_tps: f64,
-    prefill_ratio: f64,
+    /// Of one sequence only: of several, llama-batched-bench reads all prompts at once, we read one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefill_ratio: Option<f64>,
     decode_ratio: f64,
     /// Of each pair, in the order of the runs.
     ratios: Vec<Ratios>,
@@ -285,17 +288,18 @@ impl Subject<'_> {
             rss_bytes,
             bandwidth_gbps: bandwidth / 1e9,
             fraction_of_limit: decode_tps / limit_tps,
-            peer: (!theirs.is_empty()).then(|| compare(ours, theirs)),
+            peer: (!theirs.is_empty()).then(|| compare(options.batch, ours, theirs)),
         }
     }
 }
 
-fn compare(ours: &[Speeds], theirs: &[Speeds]) -> Comparison {
+fn compare(batch: usize, ours: &[Speeds], theirs: &[Speeds]) -> Comparison {
+    let is_alike = batch == 1;
     let ratios: Vec<Ratios> = ours
         .iter()
         .zip(theirs)
         .map(|(ours, theirs)| Ratios {
-            prefill: ours.prefill_tps / theirs.prefill_tps,
+            prefill: is_alike.then(|| ours.prefill_tps / theirs.prefill_tps),
             decode: ours.decode_tps / theirs.decode_tps,
         })
         .collect();
@@ -303,7 +307,7 @@ fn compare(ours: &[Speeds], theirs: &[Speeds]) -> Comparison {
         pairs: ratios.len(),
         prefill_tps: median(theirs.iter().map(|speeds| speeds.prefill_tps)),
         decode_tps: median(theirs.iter().map(|speeds| speeds.decode_tps)),
-        prefill_ratio: median(ratios.iter().map(|ratios| ratios.prefill)),
+        prefill_ratio: is_alike.then(|| median(ratios.iter().filter_map(|ratios| ratios.prefill))),
         decode_ratio: median(ratios.iter().map(|ratios| ratios.decode)),
         ratios,
     }
@@ -327,9 +331,13 @@ fn table(report: &Report) -> String {
         format!("memory   {bandwidth_gbps:8.1} GB/s read"),
     ];
     if let Some(peer) = &report.peer {
+        let prefill = peer.prefill_ratio.map(|ratio| format!("{ratio:.2} and "));
         lines.push(format!(
-            "peer     {:8.1} and {:.1} tokens/s; we are {:.2} and {:.2} times as fast",
-            peer.prefill_tps, peer.decode_tps, peer.prefill_ratio, peer.decode_ratio
+            "peer     {:8.1} and {:.1} tokens/s; we are {}{:.2} times as fast",
+            peer.prefill_tps,
+            peer.decode_tps,
+            prefill.unwrap_or_default(),
+            peer.decode_ratio
         ));
     }
     lines.join("\n")
@@ -347,10 +355,56 @@ mod tests {
     fn ratios_are_medians_over_pairs() {
         let ours = [speeds(10.0, 4.0), speeds(30.0, 1.0), speeds(8.0, 9.0)];
         let theirs = [speeds(5.0, 4.0), speeds(10.0, 2.0), speeds(8.0, 3.0)];
-        let comparison = compare(&ours, &theirs);
-        assert!((comparison.prefill_ratio - 2.0).abs() < 1e-9);
+        let comparison = compare(1, &ours, &theirs);
+        assert!(comparison.prefill_ratio.is_some_and(|ratio| (ratio - 2.0).abs() < 1e-9));
         assert!((comparison.decode_ratio - 1.0).abs() < 1e-9);
         assert_eq!(comparison.pairs, 3);
+        assert!(compare(2, &ours, &theirs).prefill_ratio.is_none());
+    }
+
+    fn keys(value: &serde_json::Value) -> Vec<&str> {
+        let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// What programs read from the report.
+    #[test]
+    fn the_report_has_these_keys() {
+        let report = |batch| Report {
+            model: "m.gguf".into(),
+            cpu: "portable",
+            threads: 1,
+            prompt_tokens: 2,
+            generated_tokens: 3,
+            batch,
+            context_tokens: 4,
+            load_ms: 5.0,
+            first_token_ms: 6.0,
+            prefill_tps: 7.0,
+            decode_tps: 8.0,
+            weight_bytes: 9,
+            kv_bytes: 10,
+            rss_bytes: None,
+            bandwidth_gbps: 11.0,
+            fraction_of_limit: 0.5,
+            peer: Some(compare(batch, &[speeds(1.0, 2.0)], &[speeds(2.0, 1.0)])),
+        };
+        let one = serde_json::to_value(report(1)).unwrap();
+        let expected = "bandwidth_gbps batch context_tokens cpu decode_tps first_token_ms \
+                        fraction_of_limit generated_tokens kv_bytes load_ms model peer prefill_tps \
+                        prompt_tokens rss_bytes threads weight_bytes";
+        assert_eq!(keys(&one).join(" "), expected);
+        let of_peer =
+            ["decode_ratio", "decode_tps", "pairs", "prefill_ratio", "prefill_tps", "ratios"];
+        assert_eq!(keys(&one["peer"]), of_peer);
+        assert_eq!(keys(&one["peer"]["ratios"][0]), ["decode", "prefill"]);
+        let two = serde_json::to_value(report(2)).unwrap();
+        assert_eq!(
+            keys(&two["peer"]),
+            ["decode_ratio", "decode_tps", "pairs", "prefill_tps", "ratios"]
+        );
+        assert_eq!(keys(&two["peer"]["ratios"][0]), ["decode"]);
     }
 
     #[test]
