@@ -17,6 +17,10 @@ mod limits {
 
     /// How long a peer may measure: a long context takes minutes, what takes longer hangs.
     pub(super) const RUN_MAX: Duration = Duration::from_mins(30);
+    /// How long its output may stay open once it has ended: something that it began may hold it.
+    pub(super) const CLOSE_MAX: Duration = Duration::from_secs(5);
+    /// What it may print; one that prints more finds its output closed.
+    pub(super) const OUTPUT_BYTES_MAX: u64 = 16 << 20;
     /// Time between two looks whether it is done.
     pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 }
@@ -52,12 +56,20 @@ struct Batched {
 impl Peer<'_> {
     /// Measures prefill and decode once.
     pub(crate) fn run(&self) -> anyhow::Result<Speeds> {
-        let speeds = if self.batch == 1 { self.one_sequence() } else { self.all_sequences() }?;
+        let (speeds, kind) = if self.batch == 1 {
+            (self.one_sequence(), "llama-bench")
+        } else {
+            (self.all_sequences(), "llama-batched-bench")
+        };
+        let shown = self.program.display();
+        let speeds = speeds.with_context(|| {
+            format!("the peer {shown}, which was asked as a {kind}: is it one, and does it run?")
+        })?;
         let is_speed = |tps: f64| tps.is_finite() && tps > 0.0;
         if is_speed(speeds.prefill_tps) && is_speed(speeds.decode_tps) {
             return Ok(speeds);
         }
-        bail!("{} says that nothing was computed: {speeds:?}", self.program.display())
+        bail!("{shown} says that nothing was computed: {speeds:?}")
     }
 
     /// Its prefill is that of all sequences' contexts.
@@ -100,7 +112,6 @@ impl Peer<'_> {
         let mut command = Command::new(self.program);
         command.arg("-m").arg(self.model).args(["-t", &self.threads.to_string()]).args(what);
         output(command, limits::RUN_MAX)
-            .with_context(|| format!("the peer {}", self.program.display()))
     }
 }
 
@@ -125,7 +136,8 @@ fn output(mut command: Command, limit: Duration) -> anyhow::Result<String> {
         std::thread::sleep(limits::LOOK_EVERY);
     };
     if !status.success() {
-        bail!("failed: {}", String::from_utf8_lossy(&joined(complaint)?).trim());
+        let words = [joined(complaint)?, joined(said)?].concat();
+        bail!("failed ({status}): {}", String::from_utf8_lossy(&words).trim());
     }
     Ok(String::from_utf8(joined(said)?)?)
 }
@@ -141,11 +153,20 @@ type Bytes = std::io::Result<Vec<u8>>;
 fn read_aside(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Bytes> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes)).map(|_| bytes)
+        let most = limits::OUTPUT_BYTES_MAX;
+        pipe.map_or(Ok(0), |pipe| pipe.take(most).read_to_end(&mut bytes)).map(|_| bytes)
     })
 }
 
+/// What was read by a program's end, or soon behind it.
 fn joined(reader: JoinHandle<Bytes>) -> anyhow::Result<Vec<u8>> {
+    let ended = Instant::now();
+    while !reader.is_finished() {
+        if ended.elapsed() > limits::CLOSE_MAX {
+            bail!("ended, but something that it began keeps its output open: end that first");
+        }
+        std::thread::sleep(limits::LOOK_EVERY);
+    }
     let Ok(bytes) = reader.join() else { bail!("what it printed could not be read") };
     Ok(bytes?)
 }
@@ -184,7 +205,14 @@ mod tests {
         let much = output(shell("head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2"), long);
         assert_eq!(much.unwrap().len(), 300_000);
         let failed = output(shell("echo no such model >&2; exit 3"), long).unwrap_err();
-        assert_eq!(failed.to_string(), "failed: no such model");
+        assert_eq!(failed.to_string(), "failed (exit status: 3): no such model");
+        let plain = output(shell("echo to the wrong place; kill -9 $$"), long).unwrap_err();
+        let plain = plain.to_string();
+        assert!(plain.contains("signal: 9") && plain.contains("wrong place"), "{plain}");
+        let endless = output(shell("exec yes"), long).unwrap_err().to_string();
+        assert!(endless.starts_with("failed (signal: 13"), "{}", &endless[..99]);
+        let left = output(shell("sleep 60 & echo 1"), long).unwrap_err().to_string();
+        assert!(left.contains("keeps its output open"), "{left}");
         let start = Instant::now();
         let hung = output(shell("exec sleep 600"), Duration::from_millis(100)).unwrap_err();
         assert!(hung.to_string().contains("was not done after 0 s"), "{hung}");
