@@ -13,14 +13,13 @@ use serde::Serialize;
 
 use crate::figures::{float, median, resident_bytes_max};
 use crate::peer::Peer;
-use crate::{print, threads_help};
+use crate::{check_threads, print, threads_help};
 
 mod limits {
     /// Sequences that are decoded together.
     pub(super) const BATCH_MAX: usize = 1024;
     /// Tokens of a prompt, a context or a run: more than any model's context.
     pub(super) const TOKENS_MAX: usize = 1 << 24;
-    pub(super) const THREADS_MAX: usize = 256;
     /// Pairs of runs whose ratios' medians are reported.
     pub(super) const PAIRS_MIN: usize = 5;
     pub(super) const PAIRS_MAX: usize = 1000;
@@ -119,8 +118,7 @@ pub(crate) fn measure(options: &Options, started: Instant) -> anyhow::Result<()>
     check(options)?;
     let report = run(options, started)?;
     let text = if options.json { serde_json::to_string_pretty(&report)? } else { table(&report) };
-    print(&text);
-    Ok(())
+    print(&text)
 }
 
 fn check(options: &Options) -> anyhow::Result<()> {
@@ -132,9 +130,7 @@ fn check(options: &Options) -> anyhow::Result<()> {
     if !(1..=limits::BATCH_MAX).contains(batch) {
         bail!("--batch must be from 1 to {}", limits::BATCH_MAX);
     }
-    if threads.is_some_and(|threads| !(1..=limits::THREADS_MAX).contains(&threads)) {
-        bail!("--threads must be from 1 to {}", limits::THREADS_MAX);
-    }
+    check_threads(*threads)?;
     let least = if peer.is_some() { limits::PAIRS_MIN } else { 1 };
     if !(least..=limits::PAIRS_MAX).contains(pairs) {
         bail!("--pairs must be from {least} to {}", limits::PAIRS_MAX);
@@ -201,7 +197,7 @@ struct Times {
 struct Subject<'a> {
     model: Box<dyn LanguageModel>,
     options: &'a Options,
-    /// When the caches were full.
+    /// The most that was held at once: by the prompt, or by the sequences that were decoded.
     kv_bytes: usize,
 }
 
@@ -217,6 +213,7 @@ impl Subject<'_> {
         let start = Instant::now();
         self.append(&mut cache, self.options.prompt)?;
         let prefill_tps = float(self.options.prompt) / start.elapsed().as_secs_f64();
+        let prompt_kv_bytes = cache.bytes();
         drop(cache);
         let mut caches: Vec<KvCache> =
             (0..self.options.batch).map(|_| self.model.new_cache()).collect();
@@ -231,7 +228,7 @@ impl Subject<'_> {
         }
         let tokens = float(self.options.generated * self.options.batch);
         let decode_tps = tokens / start.elapsed().as_secs_f64();
-        self.kv_bytes = caches.iter().map(KvCache::bytes).sum();
+        self.kv_bytes = caches.iter().map(KvCache::bytes).sum::<usize>().max(prompt_kv_bytes);
         Ok(Speeds { prefill_tps, decode_tps })
     }
 
@@ -268,8 +265,9 @@ impl Subject<'_> {
         let weight_bytes = self.model.shape().weight_bytes;
         let decode_tps = median(ours.iter().map(|speeds| speeds.decode_tps));
         let tokens = float(options.context) + float(options.generated) / 2.0;
-        let last_tokens = float(options.context + options.generated);
-        let step_bytes = float(weight_bytes) + float(self.kv_bytes) * tokens / last_tokens;
+        let kv_bytes_per_token = self.model.shape().kv_bytes_per_token;
+        let step_kv_bytes = float(kv_bytes_per_token) * tokens * float(options.batch);
+        let step_bytes = float(weight_bytes) + step_kv_bytes;
         let limit_tps = bandwidth / step_bytes * float(options.batch);
         Report {
             model: options.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::cases::{Case, Limit, Limits, show_all};
 use crate::figures::{float, median};
-use crate::{print, threads_help};
+use crate::{check_threads, print, threads_help};
 
 mod limits {
     use std::time::Duration;
@@ -62,6 +62,7 @@ impl Figure {
 
 /// Measures and prints.
 pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
+    check_threads(options.threads)?;
     let threads = options.threads.unwrap_or_else(relay_kernels::physical_cores);
     let pool = Pool::new(Cpu::from_environment()?, threads);
     let limits = Limits::measure(&pool);
@@ -76,8 +77,7 @@ pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
         kernels,
     };
     let text = if options.json { serde_json::to_string_pretty(&report)? } else { table(&report) };
-    print(&text);
-    Ok(())
+    print(&text)
 }
 
 fn median_seconds(kernel: &mut dyn FnMut()) -> f64 {

@@ -17,9 +17,15 @@ mod kernels;
 mod peer;
 mod perplexity;
 
+use std::io::Write;
 use std::time::Instant;
 
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
+
+mod limits {
+    pub(super) const THREADS_MAX: usize = 256;
+}
 
 /// Measures parts of the relay.
 #[derive(Debug, Parser)]
@@ -41,7 +47,11 @@ enum What {
 
 fn main() -> anyhow::Result<()> {
     let started = Instant::now();
-    match Command::parse().what {
+    run(Command::parse(), started)
+}
+
+fn run(command: Command, started: Instant) -> anyhow::Result<()> {
+    match command.what {
         What::Engine(options) => engine::measure(&options, started),
         What::Kernels(options) => kernels::measure(&options),
         What::Perplexity(options) => perplexity::measure(&options),
@@ -52,9 +62,15 @@ fn threads_help() -> String {
     format!("Threads; as many as there are cores unless given. {}", relay_kernels::CPU_HELP)
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what this program is for")]
-fn print(text: &str) {
-    println!("{text}");
+fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("standard output takes no more")
+}
+
+fn check_threads(threads: Option<usize>) -> anyhow::Result<()> {
+    let most = limits::THREADS_MAX;
+    let is_sound = threads.is_none_or(|threads| (1..=most).contains(&threads));
+    ensure!(is_sound, "--threads must be from 1 to {most}");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -62,6 +78,21 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn threads_are_bounded_for_all() {
+        for (threads, is_sound) in
+            [(None, true), (Some(0), false), (Some(1), true), (Some(256), true), (Some(257), false)]
+        {
+            assert_eq!(check_threads(threads).is_ok(), is_sound, "{threads:?}");
+        }
+        for what in ["kernels", "engine --model m", "perplexity --model m --text t"] {
+            let words = format!("relay-bench {what} --threads 0");
+            let command = Command::parse_from(words.split(' '));
+            let error = run(command, Instant::now()).unwrap_err().to_string();
+            assert!(error.contains("--threads must be from 1 to 256"), "{what}: {error}");
+        }
+    }
 
     #[test]
     fn where_threads_are_chosen_the_variable_is_told() {

@@ -16,7 +16,7 @@ use relay_model::{
 use serde::Serialize;
 
 use crate::figures::float;
-use crate::{print, threads_help};
+use crate::{check_threads, print, threads_help};
 
 mod limits {
     /// Tokens whose logits are held at a time.
@@ -66,21 +66,20 @@ struct Sums {
 
 /// Measures and prints.
 pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
+    check_threads(options.threads)?;
     let text = std::fs::read_to_string(&options.text)
         .with_context(|| format!("cannot read {}", options.text.display()))?;
     let settings = LoadOptions { threads: options.threads, ..LoadOptions::default() };
     let mut loaded = load(&options.model, &settings)?;
     let report = measure_text(&mut loaded, &text, options.context)?;
     if options.json {
-        print(&serde_json::to_string(&report)?);
-    } else {
-        let Report { perplexity, error, chunks, scored_tokens, tokens_per_s } = report;
-        print(&format!(
-            "perplexity {perplexity:.4} ± {error:.4}; {chunks} chunks, {scored_tokens} tokens \
-             scored, {tokens_per_s:.0} tokens/s"
-        ));
+        return print(&serde_json::to_string(&report)?);
     }
-    Ok(())
+    let Report { perplexity, error, chunks, scored_tokens, tokens_per_s } = report;
+    print(&format!(
+        "perplexity {perplexity:.4} ± {error:.4}; {chunks} chunks, {scored_tokens} tokens \
+         scored, {tokens_per_s:.0} tokens/s"
+    ))
 }
 
 fn measure_text(loaded: &mut LoadedModel, text: &str, context: usize) -> anyhow::Result<Report> {
@@ -89,8 +88,10 @@ fn measure_text(loaded: &mut LoadedModel, text: &str, context: usize) -> anyhow:
     let mut tokens: Vec<u32> = bos.into_iter().collect();
     tokens.extend(loaded.tokenizer.encode(text, AddedTokens::Plain));
     let chunks = tokens.len() / context.max(1);
+    let least = limits::CHUNK_TOKENS_MIN;
+    ensure!(context >= least, "--context must be {least} or more, not {context}");
     ensure!(
-        context >= limits::CHUNK_TOKENS_MIN && chunks >= limits::CHUNKS_MIN,
+        chunks >= limits::CHUNKS_MIN,
         "{} tokens are not {} chunks of {context}; give a longer text or another --context",
         tokens.len(),
         limits::CHUNKS_MIN
