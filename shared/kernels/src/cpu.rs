@@ -4,6 +4,7 @@
 //! Knows nothing of what kernels compute.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 #[cfg(target_arch = "x86_64")]
 use crate::avx2::Avx2;
@@ -63,6 +64,14 @@ impl Cpu {
     /// The widest instruction set at hand.
     pub fn best() -> Self {
         Self::avx512().or_else(Self::avx2).unwrap_or(Self::PORTABLE)
+    }
+
+    /// What is forced, else the widest at hand: for loops that no engine has made. Looked up once in a
+    /// process; a name that forces nothing is refused where a model is loaded.
+    pub fn of_process() -> Self {
+        static CPU: LazyLock<Cpu> =
+            LazyLock::new(|| Cpu::from_environment().unwrap_or_else(|_| Cpu::best()));
+        *CPU
     }
 
     /// Plain Rust, on every machine.

@@ -6,18 +6,12 @@
 //! gives the same bits; wider registers only run more of its lanes at once.
 
 #[cfg(target_arch = "x86_64")]
-use std::sync::LazyLock;
-
-#[cfg(target_arch = "x86_64")]
 use crate::cpu::Cpu;
 
 /// Whether AVX2 is here and may be used: every instruction set but plain Rust includes it.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn takes_avx2() -> bool {
-    // A name that forces nothing is refused where a model is loaded.
-    static CPU: LazyLock<Cpu> =
-        LazyLock::new(|| Cpu::from_environment().unwrap_or_else(|_| Cpu::best()));
-    *CPU != Cpu::PORTABLE
+    Cpu::of_process() != Cpu::PORTABLE
 }
 
 /// Defines `$name`, which runs `$body` compiled for AVX2 where that is taken, and plain elsewhere.

@@ -5,17 +5,11 @@
 //! of logit / T + noise, ties to the lower id.
 
 use std::cmp::Ordering;
-use std::sync::LazyLock;
 
 use relay_kernels::{Cpu, LOGIT_BLOCK, SoftmaxSums, block_maxima, softmax_sums};
 
 use crate::banned_text::TokenMask;
 use crate::noise::NoiseKey;
-
-/// The instruction set that is forced, as for models. One that cannot be had is refused where a
-/// model is loaded; all give the same bits.
-static CPU: LazyLock<Cpu> =
-    LazyLock::new(|| Cpu::from_environment().unwrap_or_else(|_| Cpu::best()));
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -121,7 +115,7 @@ fn draw(logits: &[f32], sampling: &Sampling, key: NoiseKey, masked: &TokenMask) 
 
 /// Ids that may be drawn, by rising id; only such as may be among the `wanted` best.
 fn candidates(logits: &[f32], masked: &TokenMask, wanted: usize) -> Vec<Candidate> {
-    let maxima = block_maxima(*CPU, logits);
+    let maxima = block_maxima(Cpu::of_process(), logits);
     let bound = bound_of_best(&maxima, wanted.saturating_add(masked.ids().len()));
     let mut kept = Vec::new();
     for ((first, block), maximum) in blocks(logits).zip(&maxima) {
@@ -238,7 +232,7 @@ fn noisiest(candidates: &[Candidate], temperature: f64, key: NoiseKey) -> Option
 
 fn most_likely(logits: &[f32], masked: &TokenMask) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
-    let maxima = block_maxima(*CPU, logits);
+    let maxima = block_maxima(Cpu::of_process(), logits);
     for ((first, block), maximum) in blocks(logits).zip(&maxima) {
         let top = best.map_or(f32::NEG_INFINITY, |(_, top)| top);
         if *maximum <= top {
@@ -256,11 +250,11 @@ fn most_likely(logits: &[f32], masked: &TokenMask) -> Option<u32> {
 }
 
 fn max_logit(logits: &[f32]) -> f32 {
-    block_maxima(*CPU, logits).into_iter().fold(f32::NEG_INFINITY, f32::max)
+    block_maxima(Cpu::of_process(), logits).into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 fn sums(logits: &[f32], highest: f32, temperature: f32) -> SoftmaxSums {
-    softmax_sums(*CPU, logits, highest, temperature)
+    softmax_sums(Cpu::of_process(), logits, highest, temperature)
 }
 
 fn log_normaliser(logits: &[f32]) -> f64 {
@@ -333,7 +327,7 @@ mod tests {
     #[test]
     fn what_is_forced_samples_too() {
         if std::env::var_os("RELAY_CPU").is_some() {
-            assert_eq!(*CPU, Cpu::from_environment().unwrap());
+            assert_eq!(Cpu::of_process(), Cpu::from_environment().unwrap());
             return;
         }
         // The environment is read once: a process of its own has another.
