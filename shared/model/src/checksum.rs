@@ -77,7 +77,7 @@ fn sum_file(path: &Path) -> Result<FileChecksum, ModelError> {
     Ok(FileChecksum { file, sha256 })
 }
 
-fn hexadecimal(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn hexadecimal(bytes: impl AsRef<[u8]>) -> String {
     let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
     bytes.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

@@ -58,8 +58,6 @@ pub mod fuzzing;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
 
-pub use relay_kernels::physical_cores;
-
 pub use banned_text::{BannedText, TokenMask};
 pub use chat::{ChatOptions, ChatTemplate, ChatText, Json, Message, RenderedChat};
 pub use checksum::{FileChecksum, checksums};
@@ -75,6 +73,6 @@ pub use load::{LoadOptions, LoadProgress, LoadedModel, ModelIdentity, OpenedMode
 pub use model_card::{EndToken, ModelCard, ModelForm, TemplateCard, TensorShare, VocabularyCard};
 pub use model_numbers::{ModelNumbers, ModelSizes};
 pub use noise::{NoiseKey, Role};
-pub use relay_kernels::CPU_HELP;
+pub use relay_kernels::{CPU_HELP, physical_cores};
 pub use sampler::{Sampled, Sampling, entropy_nats, sample, top_log_probabilities};
 pub use tokenizer::{AddedTokens, TokenKind, Tokenizer};

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::architecture::WeightSizes;
 use crate::chat::ChatTemplate;
+use crate::checksum::hexadecimal;
 use crate::config::ModelConfig;
 use crate::error::printable;
 use crate::kv_cache::KvPrecision;
@@ -162,7 +163,7 @@ impl CardParts<'_> {
                 thinking: template.reads_thinking(),
                 tools: template.reads_tools(),
             }),
-            weights_hash: hexadecimal(&self.weights_hash),
+            weights_hash: hexadecimal(self.weights_hash),
             name: printable(&self.name),
         }
     }
@@ -174,7 +175,7 @@ impl CardParts<'_> {
         let end_tokens = ids.filter(|id| tokenizer.ends_text(*id)).take(limits::END_TOKENS_MAX);
         VocabularyCard {
             tokens: tokenizer.vocabulary_tokens(),
-            fingerprint: hexadecimal(&tokenizer.fingerprint(self.plain_texts)),
+            fingerprint: hexadecimal(tokenizer.fingerprint(self.plain_texts)),
             pre_tokenizer: tokenizer.pre_tokenizer(),
             end_tokens: end_tokens.map(|id| EndToken { id, text: text_of(id) }).collect(),
         }
@@ -196,9 +197,4 @@ fn shares_of(tensors: &[TensorView<'_>]) -> Vec<TensorShare> {
     }
     shares.sort_by_key(|share| (std::cmp::Reverse(share.bytes), share.format));
     shares
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).flatten().collect()
 }
