@@ -83,13 +83,13 @@ pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
 }
 
 fn measure_text(loaded: &mut LoadedModel, text: &str, context: usize) -> anyhow::Result<Report> {
+    let least = limits::CHUNK_TOKENS_MIN;
+    ensure!(context >= least, "--context must be {least} or more, not {context}");
     let text = text.strip_suffix('\n').unwrap_or(text);
     let bos = loaded.tokenizer.bos_to_prepend();
     let mut tokens: Vec<u32> = bos.into_iter().collect();
     tokens.extend(loaded.tokenizer.encode(text, AddedTokens::Plain));
-    let chunks = tokens.len() / context.max(1);
-    let least = limits::CHUNK_TOKENS_MIN;
-    ensure!(context >= least, "--context must be {least} or more, not {context}");
+    let chunks = tokens.len() / context;
     ensure!(
         chunks >= limits::CHUNKS_MIN,
         "{} tokens are not {} chunks of {context}; give a longer text or another --context",

@@ -145,11 +145,9 @@ fn parts_of(value: &Value) -> Vec<Value> {
         return Vec::new();
     };
     match value.kind() {
-        ValueKind::Seq => object.try_iter().into_iter().flatten().collect(),
-        // A range: what is gone through once and for all has no length, and prints as one word.
-        ValueKind::Iterable if object.enumerator_len().is_some() => {
-            object.try_iter().into_iter().flatten().collect()
-        }
+        // What can be gone through once only has no length, and prints as one word.
+        ValueKind::Iterable if object.enumerator_len().is_none() => Vec::new(),
+        ValueKind::Seq | ValueKind::Iterable => object.try_iter().into_iter().flatten().collect(),
         ValueKind::Map => {
             let pairs = object.try_iter_pairs().into_iter().flatten();
             pairs.flat_map(|(key, value)| [key, value]).collect()
