@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::write_aside;
 use crate::training_run::stop_on_signals;
-use cell::{Cell, Folders, read_cells};
+use cell::{Cell, Folders, named, read_cells};
 
 /// What to run.
 #[derive(Args)]
@@ -95,10 +95,9 @@ fn chosen<'a>(cells: &'a [Cell], names: &[String]) -> anyhow::Result<Vec<&'a Cel
 
 fn list(cells: &[Cell], folders: &Folders, output: &mut dyn Write) -> anyhow::Result<()> {
     for cell in cells {
-        let seconds =
-            read_result(folders, &cell.name)?.and_then(|result| result["seconds"].as_f64());
-        let state = match seconds {
-            Some(seconds) => format!("finished in {:.1} min", seconds / 60.0),
+        let state = match read_result(folders, cell)? {
+            Some(Kept { is_current: false, .. }) => "of other settings".to_owned(),
+            Some(Kept { minutes, .. }) => format!("finished in {minutes:.1} min"),
             None if folders.of(&cell.name).exists() => "under way".to_owned(),
             None => "missing".to_owned(),
         };
@@ -107,15 +106,32 @@ fn list(cells: &[Cell], folders: &Folders, output: &mut dyn Write) -> anyhow::Re
     Ok(())
 }
 
+/// A result that is kept.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Time that its cell took.
+    pub(crate) minutes: f64,
+    /// Whether the cell's commands and settings are still those that it came of.
+    pub(crate) is_current: bool,
+    /// What the last command wrote.
+    pub(crate) figures: Value,
+}
+
 /// A finished cell's result.
-pub(crate) fn read_result(folders: &Folders, cell: &str) -> anyhow::Result<Option<Value>> {
-    let path = folders.result(cell);
+pub(crate) fn read_result(folders: &Folders, cell: &Cell) -> anyhow::Result<Option<Kept>> {
+    let path = folders.result(&cell.name);
     let text = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.with_context(|| format!("{}: cannot be read", path.display()))?,
     };
-    let result = serde_json::from_str(&text);
-    result.map(Some).with_context(|| format!("{}: is no result: remove it", path.display()))
+    let mut kept: Value = serde_json::from_str(&text)
+        .with_context(|| format!("{}: is no result: remove it", path.display()))?;
+    let recipe = cell.recipe(folders)?;
+    Ok(Some(Kept {
+        minutes: kept["seconds"].as_f64().unwrap_or(0.0) / 60.0,
+        is_current: recipe.iter().all(|(key, value)| kept[key] == *value),
+        figures: kept["result"].take(),
+    }))
 }
 
 /// Cells on their way.
@@ -131,11 +147,15 @@ struct Matrix<'a, 'b> {
 impl Matrix<'_, '_> {
     /// Runs a cell and those that it needs, as far as they are missing. False if it was stopped.
     fn complete(&mut self, cell: &Cell, is_asked_for: bool) -> anyhow::Result<bool> {
-        if self.folders.result(&cell.name).exists() {
-            if is_asked_for {
-                writeln!(self.output, "cell {}: finished before", cell.name)?;
+        match read_result(self.folders, cell)? {
+            Some(Kept { is_current: true, .. }) => {
+                if is_asked_for {
+                    writeln!(self.output, "cell {}: finished before", cell.name)?;
+                }
+                return Ok(true);
             }
-            return Ok(true);
+            Some(_) => writeln!(self.output, "cell {}: its settings have changed", cell.name)?,
+            None => {}
         }
         self.run(cell)
     }
@@ -143,9 +163,7 @@ impl Matrix<'_, '_> {
     fn run(&mut self, cell: &Cell) -> anyhow::Result<bool> {
         // Results travel, models and files may not: what is not here is made again.
         while let Some(missing) = cell.missing(self.cells, self.folders)? {
-            let needed = self.cells.iter().find(|cell| cell.name == missing);
-            let needed = needed.with_context(|| format!("there is no cell {missing}"))?;
-            if !self.run(needed)? {
+            if !self.run(named(self.cells, &missing)?)? {
                 return Ok(false);
             }
         }
@@ -153,13 +171,11 @@ impl Matrix<'_, '_> {
         let own = self.folders.of(&cell.name);
         std::fs::create_dir_all(&own)
             .with_context(|| format!("{}: cannot be made", own.display()))?;
-        let settings = cell.settings(self.folders)?;
-        if let Some(settings) = &settings {
+        if let Some(settings) = cell.settings(self.folders)? {
             write_aside(&cell.config_path(self.folders), settings.as_bytes())?;
         }
-        let finished = self.folders.finished(&cell.name);
         let began = Instant::now();
-        if !finished.exists() {
+        if !cell.is_finished(self.folders)? {
             for words in cell.words(self.cells, self.folders)? {
                 let ran = (self.run_words)(&words, self.output);
                 ran.with_context(|| format!("cell {}: {}", cell.name, words[0]))?;
@@ -174,21 +190,15 @@ impl Matrix<'_, '_> {
             writeln!(self.output, "cell {}: stopped; the same command goes on", cell.name)?;
             return Ok(false);
         }
-        if !self.folders.result(&cell.name).exists() {
-            self.keep(cell, settings.as_deref(), &own.join(&cell.result), seconds)?;
+        if !read_result(self.folders, cell)?.is_some_and(|kept| kept.is_current) {
+            self.keep(cell, &own.join(&cell.result), seconds)?;
         }
-        write_aside(&finished, b"")?;
+        cell.mark_finished(self.folders)?;
         Ok(true)
     }
 
     /// Puts the result where it is committed; of lines, their number and the last.
-    fn keep(
-        &self,
-        cell: &Cell,
-        settings: Option<&str>,
-        result: &Path,
-        seconds: f64,
-    ) -> anyhow::Result<()> {
+    fn keep(&self, cell: &Cell, result: &Path, seconds: f64) -> anyhow::Result<()> {
         let shown = result.display();
         let text =
             std::fs::read_to_string(result).with_context(|| format!("{shown}: cannot be read"))?;
@@ -199,11 +209,11 @@ impl Matrix<'_, '_> {
         } else {
             serde_json::from_str(&text).with_context(|| shown.to_string())?
         };
-        let settings = settings.map(toml::from_str::<toml::Table>).transpose()?;
-        let kept = json!({
-            "cell": cell.name, "says": cell.says, "commands": cell.commands,
-            "settings": settings, "seconds": seconds.round(), "result": result,
-        });
+        let mut kept = cell.recipe(self.folders)?;
+        kept.insert("cell".into(), json!(cell.name));
+        kept.insert("says".into(), json!(cell.says));
+        kept.insert("seconds".into(), json!(seconds.round()));
+        kept.insert("result".into(), result);
         let path = self.folders.result(&cell.name);
         let folder = path.parent().context("a result has no folder")?;
         std::fs::create_dir_all(folder)
@@ -289,6 +299,17 @@ mod tests {
         let result: Value = serde_json::from_str(&result).unwrap();
         assert_eq!((&result["cell"], &result["result"]["right"]), (&json!("b"), &json!(1)));
         assert!(!result.to_string().contains(world.folder.path().to_str().unwrap()));
+    }
+
+    #[test]
+    fn a_cell_whose_recipe_has_changed_is_run_again() {
+        let world = World::new();
+        world.run(&[], "out", None);
+        let changed =
+            CELLS.replace(r#"["take", "{model:a}"], ["make", "{out}"]"#, r#"["make", "{out}"]"#);
+        std::fs::write(world.folder.path().join("cells.toml"), changed).unwrap();
+        assert_eq!(world.run(&[], "out", None), ["make b"]);
+        assert!(world.run(&[], "out", None).is_empty());
     }
 
     #[test]

@@ -4,13 +4,20 @@
 //! A word may hold `{out}` (the cell's own folder), `{config}` (its settings, with what the cell
 //! changes in them), `{model:CELL}` (the model another cell made) and `{file:CELL/NAME}` (a file of
 //! another cell). A cell needs those that it names.
+//!
+//! Policies are taught and evaluated alike: `[[policy_cell]]` says how, with the policy's own
+//! `{name}`, `{says}`, `{from}`, `{llm}`, `{problems}` and `{contenders}`, and each `[[policy]]`
+//! becomes one cell of each.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
 use toml::{Table, Value};
+
+use crate::checkpoint::write_aside;
 
 /// A cell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,11 +45,93 @@ pub struct Cell {
     pub group: Option<String>,
 }
 
+/// A policy, as far as it differs from others.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Policy {
+    name: String,
+    says: String,
+    /// The cell whose model it starts as.
+    #[serde(default = "warmed_up")]
+    from: String,
+    /// The cell whose model teaches it.
+    #[serde(default = "trained_llm")]
+    llm: String,
+    /// The file of its problems, in the cells that draw them.
+    #[serde(default = "kept_problems")]
+    problems: String,
+    /// What it is compared with, as `eval --policies` takes them.
+    #[serde(default = "few_contenders")]
+    contenders: String,
+    /// As of a [`Cell`], for those of its cells that have settings.
+    #[serde(default)]
+    change: Table,
+    /// As of a [`Cell`].
+    group: Option<String>,
+}
+
+fn warmed_up() -> String {
+    "warmup".into()
+}
+
+fn trained_llm() -> String {
+    "pretrain-llm".into()
+}
+
+fn kept_problems() -> String {
+    "kept.jsonl".into()
+}
+
+fn few_contenders() -> String {
+    "slm_alone,llm_alone,relay,teacher_free".into()
+}
+
+impl Policy {
+    /// One of its cells.
+    fn cell(&self, template: &Cell) -> Cell {
+        let own = [
+            ("{name}", &self.name),
+            ("{says}", &self.says),
+            ("{from}", &self.from),
+            ("{llm}", &self.llm),
+            ("{problems}", &self.problems),
+            ("{contenders}", &self.contenders),
+        ];
+        let fill = |text: &String| {
+            own.iter().fold(text.clone(), |text, (mark, value)| text.replace(mark, value))
+        };
+        let command = |words: &Vec<String>| words.iter().map(fill).collect();
+        Cell {
+            name: fill(&template.name),
+            says: fill(&template.says),
+            commands: template.commands.iter().map(command).collect(),
+            change: template.config.as_ref().map_or_else(Table::new, |_| self.change.clone()),
+            group: self.group.clone(),
+            ..template.clone()
+        }
+    }
+}
+
 /// All of the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CellFile {
     cell: Vec<Cell>,
+    #[serde(default)]
+    policy_cell: Vec<Cell>,
+    #[serde(default)]
+    policy: Vec<Policy>,
+}
+
+impl CellFile {
+    /// In the order in which they run: those of the policies after the others.
+    fn cells(self) -> Vec<Cell> {
+        let Self { cell: mut cells, policy_cell: templates, policy: policies } = self;
+        for policy in &policies {
+            cells.extend(templates.iter().map(|template| policy.cell(template)));
+        }
+        cells
+    }
 }
 
 /// Reads the cells, and sees that each names only cells before it.
@@ -51,7 +140,8 @@ pub fn read_cells(path: &Path) -> anyhow::Result<Vec<Cell>> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!("{shown}: cannot be read: run from the checkout's root, or give --runs")
     })?;
-    let CellFile { cell: cells } = toml::from_str(&text).with_context(|| shown.to_string())?;
+    let file: CellFile = toml::from_str(&text).with_context(|| shown.to_string())?;
+    let cells = file.cells();
     let mut known = BTreeSet::new();
     for cell in &cells {
         let fault = || format!("{shown}: cell {}", cell.name);
@@ -85,17 +175,12 @@ impl Folders {
         self.runs.join("results").join(format!("{cell}.json"))
     }
 
-    /// The file that says that all of its commands are done.
-    pub fn finished(&self, cell: &str) -> PathBuf {
-        self.of(cell).join("finished")
-    }
-
     /// The model that a cell made here, else the one that is kept.
-    pub fn model(&self, cell: &Cell) -> Option<PathBuf> {
+    pub fn model(&self, cell: &Cell) -> anyhow::Result<Option<PathBuf>> {
         let made = self.of(&cell.name).join("model");
-        let is_finished = self.finished(&cell.name).exists();
         let kept = cell.kept.as_ref().map(|kept| self.runs.join(kept));
-        if is_finished && made.exists() { Some(made) } else { kept.filter(|kept| kept.exists()) }
+        let is_made = made.exists() && cell.is_finished(self)?;
+        Ok(if is_made { Some(made) } else { kept.filter(|kept| kept.exists()) })
     }
 }
 
@@ -131,6 +216,12 @@ fn parts(word: &str) -> anyhow::Result<Vec<Part<'_>>> {
     Ok(parts)
 }
 
+/// The cell of this name.
+pub(super) fn named<'a>(cells: &'a [Cell], name: &str) -> anyhow::Result<&'a Cell> {
+    let cell = cells.iter().find(|cell| cell.name == name);
+    cell.with_context(|| format!("there is no cell {name}"))
+}
+
 impl Cell {
     /// The cells it names.
     pub fn needs(&self) -> anyhow::Result<BTreeSet<String>> {
@@ -149,13 +240,10 @@ impl Cell {
         for word in self.commands.iter().flatten() {
             for part in parts(word)? {
                 let (name, is_here) = match part {
-                    Part::Model(name) => {
-                        let cell = cells.iter().find(|cell| cell.name == name);
-                        (name, cell.is_some_and(|cell| folders.model(cell).is_some()))
-                    }
+                    Part::Model(name) => (name, folders.model(named(cells, name)?)?.is_some()),
                     Part::File(name, file) => {
-                        let is_finished = folders.finished(name).exists();
-                        (name, is_finished && folders.of(name).join(file).exists())
+                        let is_there = folders.of(name).join(file).exists();
+                        (name, is_there && named(cells, name)?.is_finished(folders)?)
                     }
                     _ => continue,
                 };
@@ -177,8 +265,7 @@ impl Cell {
                 Part::Config => shown(&self.config_path(folders)),
                 Part::File(cell, file) => shown(&folders.of(cell).join(file)),
                 Part::Model(name) => {
-                    let cell = cells.iter().find(|cell| cell.name == name);
-                    let model = cell.and_then(|cell| folders.model(cell));
+                    let model = folders.model(named(cells, name)?)?;
                     shown(&model.with_context(|| format!("cell {name} has no model yet"))?)
                 }
             })
@@ -186,6 +273,30 @@ impl Cell {
         let word = |word: &String| parts(word)?.into_iter().map(fill).collect();
         let words = |words: &Vec<String>| words.iter().map(word).collect();
         self.commands.iter().map(words).collect::<anyhow::Result<_>>()
+    }
+
+    /// What its result comes of, besides the cells that it needs.
+    pub fn recipe(&self, folders: &Folders) -> anyhow::Result<Map<String, Json>> {
+        let settings = self.settings(folders)?;
+        let settings = settings.as_deref().map(toml::from_str::<Table>).transpose()?;
+        let recipe = [("commands", json!(self.commands)), ("settings", json!(settings))];
+        Ok(recipe.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
+    }
+
+    /// Says that all of its commands are done, and by which recipe.
+    pub fn mark_finished(&self, folders: &Folders) -> anyhow::Result<()> {
+        let recipe = serde_json::to_vec(&self.recipe(folders)?)?;
+        write_aside(&self.mark(folders), &recipe)
+    }
+
+    /// Whether all of its commands are done, by the recipe that it has now.
+    pub fn is_finished(&self, folders: &Folders) -> anyhow::Result<bool> {
+        let Ok(mark) = std::fs::read(self.mark(folders)) else { return Ok(false) };
+        Ok(mark == serde_json::to_vec(&self.recipe(folders)?)?)
+    }
+
+    fn mark(&self, folders: &Folders) -> PathBuf {
+        folders.of(&self.name).join("finished")
     }
 
     /// Where its settings are written, with what it changes.
@@ -270,11 +381,16 @@ mod tests {
         // A model of a cell under way is not taken.
         std::fs::create_dir_all(made.join("model")).unwrap();
         assert_eq!(cells[1].words(&cells, &folders).unwrap()[0][2], shown("runs/kept/a"));
-        std::fs::write(made.join("finished"), "").unwrap();
+        let write = |text: &str| std::fs::write(folders.runs.join("a.toml"), text).unwrap();
+        write("[deep]\n");
+        cells[0].mark_finished(&folders).unwrap();
         assert_eq!(cells[1].words(&cells, &folders).unwrap()[0][2], shown("out/a/model"));
         assert_eq!(cells[1].missing(&cells, &folders).unwrap().as_deref(), Some("a"));
         std::fs::write(made.join("x.jsonl"), "").unwrap();
         assert_eq!(cells[1].missing(&cells, &folders).unwrap(), None);
+        // Nor one of other settings.
+        write("[deep]\nrate = 2.0\nother = 1\n");
+        assert_eq!(cells[1].missing(&cells, &folders).unwrap().as_deref(), Some("a"));
     }
 
     #[test]
@@ -295,6 +411,47 @@ mod tests {
         write("deep = 1\n");
         let error = format!("{:#}", cells[0].settings(&folders).unwrap_err());
         assert_eq!(error, "cell a: key deep.rate: this is no table");
+    }
+
+    #[test]
+    fn each_policy_has_its_cells() {
+        let policies = r#"
+            [[policy_cell]]
+            name = "grpo-{name}"
+            says = "{says}: taught"
+            commands = [["grpo", "{config}", "{model:{from}}", "{file:a/{problems}}", "{out}"]]
+            config = "grpo.toml"
+            result = "check.json"
+            [[policy_cell]]
+            name = "eval-{name}"
+            says = "{says}: tried"
+            commands = [["eval", "{model:grpo-{name}}", "{contenders}"]]
+            result = "report.json"
+            [[policy]]
+            name = "x"
+            says = "one"
+            from = "a"
+            change = { seed = 3 }
+            group = "both"
+            [[policy]]
+            name = "y"
+            says = "another"
+            from = "b"
+            problems = "drawn.jsonl"
+            contenders = "relay"
+        "#;
+        let cells = read(&(TWO.to_owned() + policies)).unwrap();
+        let names: Vec<&str> = cells.iter().map(|cell| cell.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "grpo-x", "eval-x", "grpo-y", "eval-y"]);
+        assert_eq!(
+            cells[2].commands,
+            [["grpo", "{config}", "{model:a}", "{file:a/kept.jsonl}", "{out}"]]
+        );
+        assert_eq!(cells[2].change["seed"], Value::Integer(3));
+        assert_eq!((cells[3].says.as_str(), cells[3].change.len()), ("one: tried", 0));
+        assert_eq!(cells[3].group.as_deref(), Some("both"));
+        assert_eq!(cells[4].commands[0][2..4], ["{model:b}", "{file:a/drawn.jsonl}"]);
+        assert_eq!(cells[5].commands, [["eval", "{model:grpo-y}", "relay"]]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::cell::{Cell, Folders};
-use super::read_result;
+use super::{Kept, read_result};
 
 /// What the paper measured with its best pair (`RelayLLM`, 1.7B and 8B, six benchmarks).
 const PAPER: &str = "| the paper, 1.7B calling 8B | – | 42.50 % | 54.12 % | 49.52 % | 60.40 % | 1.07 % \
@@ -44,23 +44,26 @@ pub fn markdown(cells: &[Cell], folders: &Folders) -> anyhow::Result<String> {
     let (mut evaluated, mut missing) = (Vec::new(), Vec::new());
     let mut trained = String::new();
     for cell in cells {
-        let Some(result) = read_result(folders, &cell.name)? else {
+        let kept = read_result(folders, cell)?.filter(|kept| kept.is_current);
+        let Some(Kept { minutes, figures, .. }) = kept else {
             missing.push(cell.name.as_str());
             continue;
         };
-        let minutes = result["seconds"].as_f64().unwrap_or(0.0) / 60.0;
         // Writing to a string cannot fail.
         let _ = writeln!(trained, "| {} | {} | {minutes:.1} |", cell.name, cell.says);
-        let figures = &result["result"];
         if figures["run"].is_object() {
-            evaluated.push(Evaluated { cell, figures: figures.clone() });
+            evaluated.push(Evaluated { cell, figures });
         }
     }
     if !trained.is_empty() {
         let _ = write!(text, "\n## Cells\n\n| cell | what | minutes |\n|---|---|---|\n{trained}");
     }
     if !missing.is_empty() {
-        let _ = writeln!(text, "\nNot finished: {}.", missing.join(", "));
+        let _ = writeln!(
+            text,
+            "\nNot finished, or of other settings than now: {}.",
+            missing.join(", ")
+        );
     }
     text += &section("All levels", "", &evaluated);
     for level in LEVELS {
@@ -194,16 +197,21 @@ mod tests {
             let mut result = figures.clone();
             result["run"] = json!({});
             result["levels"] = json!({ "long": figures });
-            let kept = json!({ "seconds": 90.0, "result": result });
+            let commands: [[&str; 0]; 0] = [];
+            let kept = json!({ "commands": commands, "settings": null, "seconds": 90.0, "result": result });
             std::fs::write(folders.result(name), kept.to_string()).unwrap();
         };
         write("one", 0.8);
         write("two", 0.9);
-        let cells = [cell("one", Some("grpo")), cell("two", Some("grpo")), cell("three", None)];
+        write("old", 0.1);
+        let mut old = cell("old", None);
+        old.commands = vec![vec!["eval".to_owned(), "--seed=2".to_owned()]];
+        let grpo = |name| cell(name, Some("grpo"));
+        let cells = [grpo("one"), grpo("two"), cell("three", None), old];
         let text = markdown(&cells, &folders).unwrap();
         for part in [
             "| one | what it is | 1.5 |",
-            "Not finished: three.",
+            "Not finished, or of other settings than now: three, old.",
             "| one | 2000 | 40.00 % | 90.00 % | 80.00 % (79.00–81.00) | 80.00 % | 1.00 % | – | – | – \
              | 90.00 % | – |",
             "| grpo, mean of 2 | 2000 | 40.00 % | 90.00 % | 85.00 % | 90.00 % |",
