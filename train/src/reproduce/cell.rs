@@ -7,7 +7,7 @@
 //!
 //! Policies are taught and evaluated alike: `[[policy_cell]]` says how, with the policy's own
 //! `{name}`, `{says}`, `{from}`, `{llm}`, `{problems}` and `{contenders}`, and each `[[policy]]`
-//! becomes one cell of each.
+//! becomes one cell of each. Cells that need policies stand in `[[closing_cell]]`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -121,16 +121,19 @@ struct CellFile {
     policy_cell: Vec<Cell>,
     #[serde(default)]
     policy: Vec<Policy>,
+    #[serde(default)]
+    closing_cell: Vec<Cell>,
 }
 
 impl CellFile {
-    /// In the order in which they run: those of the policies after the others.
+    /// In the order in which they run.
     fn cells(self) -> Vec<Cell> {
-        let Self { cell: mut cells, policy_cell: templates, policy: policies } = self;
-        for policy in &policies {
-            cells.extend(templates.iter().map(|template| policy.cell(template)));
+        let Self { mut cell, policy_cell, policy, closing_cell } = self;
+        for policy in &policy {
+            cell.extend(policy_cell.iter().map(|template| policy.cell(template)));
         }
-        cells
+        cell.extend(closing_cell);
+        cell
     }
 }
 
@@ -439,10 +442,15 @@ mod tests {
             from = "b"
             problems = "drawn.jsonl"
             contenders = "relay"
+            [[closing_cell]]
+            name = "swap"
+            says = "with another teacher"
+            commands = [["eval", "{model:grpo-x}", "{model:a}"]]
+            result = "report.json"
         "#;
         let cells = read(&(TWO.to_owned() + policies)).unwrap();
         let names: Vec<&str> = cells.iter().map(|cell| cell.name.as_str()).collect();
-        assert_eq!(names, ["a", "b", "grpo-x", "eval-x", "grpo-y", "eval-y"]);
+        assert_eq!(names, ["a", "b", "grpo-x", "eval-x", "grpo-y", "eval-y", "swap"]);
         assert_eq!(
             cells[2].commands,
             [["grpo", "{config}", "{model:a}", "{file:a/kept.jsonl}", "{out}"]]
