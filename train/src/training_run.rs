@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn adapters_resume_to_the_same_bits() {
         let lora = LoraSettings { rank: 2, alpha: 4.0, targets: Target::ALL.to_vec() };
-        let base = Base { name: "base".into(), companions: Vec::new() };
+        let base = Base { name: "base".into(), ..Base::default() };
         let weights = Weights::adapt(&Arc::new(weights()), lora, 3).unwrap();
         assert_resumes(&weights, &ModelWriter::Adapters(base), "adapter");
     }
