@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use safetensors::{Dtype, SafeTensors};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{numbers, write_aside};
 use crate::model_folder::write_tensors;
@@ -16,21 +16,36 @@ use crate::trainable::{LoraSettings, Target, Weights};
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 
+/// Settings of PEFT that may be anything: they decided how training went, or the tensors' names show
+/// what they did.
+const HARMLESS: [&str; 14] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_dropout",
+    "megatron_core",
+    "modules_to_save",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "task_type",
+];
+/// How B·A may have begun: all other ways change the model below, too.
+const PLAIN_BEGINNINGS: [&str; 3] = ["eva", "gaussian", "orthogonal"];
+
 /// What of `adapter_config.json` decides what comes out.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct AdapterConfig {
     peft_type: String,
     r: usize,
     lora_alpha: f32,
     target_modules: Vec<Target>,
-    #[serde(default)]
-    bias: Option<String>,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 /// Writes the adapters of `weights` into a folder, which is made if need be. `base` names the model
@@ -69,9 +84,10 @@ fn read(base: &Arc<Weights>, folder: &Path) -> anyhow::Result<Weights> {
     let text = std::fs::read_to_string(folder.join(CONFIG)).context(CONFIG)?;
     let config: AdapterConfig = serde_json::from_str(&text).context(CONFIG)?;
     ensure!(config.peft_type == "LORA", "{} is not supported, only LORA is", config.peft_type);
-    let is_plain = config.bias.is_none_or(|bias| bias == "none")
-        && !(config.use_rslora || config.use_dora || config.fan_in_fan_out);
-    ensure!(is_plain, "bias, use_rslora, use_dora and fan_in_fan_out are not supported");
+    let other = config.others.iter().find(|(key, value)| !is_plain(key, value));
+    if let Some((key, value)) = other {
+        bail!("{key} = {value} is not supported: merge it with the program that made it");
+    }
     let AdapterConfig { r: rank, lora_alpha: alpha, target_modules: targets, .. } = config;
     let fresh = Weights::adapt(base, LoraSettings { rank, alpha, targets }, 0)?;
     let file = std::fs::read(folder.join(TENSORS)).context(TENSORS)?;
@@ -86,6 +102,25 @@ fn read(base: &Arc<Weights>, folder: &Path) -> anyhow::Result<Weights> {
     }
     ensure!(file.len() == fresh.tensors().len(), "{TENSORS}: there are tensors of other adapters");
     fresh.with_values(values).context("the adapters have other sizes")
+}
+
+/// Whether a setting leaves it at y = W·x + alpha/rank · B·(A·x).
+fn is_plain(key: &str, value: &Value) -> bool {
+    let is_unset = match value {
+        Value::Null => true,
+        Value::Bool(is_on) => !is_on,
+        Value::Array(values) => values.is_empty(),
+        Value::Object(values) => values.is_empty(),
+        Value::Number(_) | Value::String(_) => false,
+    };
+    let is_usual = match key {
+        "bias" => value == "none",
+        "init_lora_weights" => {
+            value.is_boolean() || PLAIN_BEGINNINGS.iter().any(|name| value == name)
+        }
+        key => HARMLESS.contains(&key),
+    };
+    is_unset || is_usual
 }
 
 #[cfg(test)]
@@ -118,6 +153,22 @@ mod tests {
         assert_eq!(config["target_modules"], json!(["q_proj", "down_proj"]));
     }
 
+    /// The settings that PEFT 0.21 writes beside ours.
+    const OF_PEFT: &str = r#""r": 2, "peft_version": "0.21.2", "alpha_pattern": {},
+        "alora_invocation_tokens": null, "exclude_modules": null, "init_lora_weights": true,
+        "layers_to_transform": null, "loftq_config": {}, "lora_bias": false,
+        "megatron_core": "megatron.core", "qalora_group_size": 16, "rank_pattern": {}"#;
+
+    #[test]
+    fn what_peft_writes_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        export(&adapted(), "a/model", folder.path()).unwrap();
+        let path = folder.path().join(CONFIG);
+        let ours = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, ours.replace("\"r\": 2", OF_PEFT)).unwrap();
+        assert_eq!(import(&base(), folder.path()).unwrap(), adapted());
+    }
+
     #[test]
     fn foreign_adapters_are_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -128,7 +179,10 @@ mod tests {
         let whole = std::fs::read_to_string(&path).unwrap();
         for (from, to, named) in [
             ("\"LORA\"", "\"IA3\"", "IA3 is not supported"),
-            ("\"use_dora\": false", "\"use_dora\": true", "use_dora"),
+            ("\"use_dora\": false", "\"use_dora\": true", "use_dora = true is not supported"),
+            ("\"bias\": \"none\"", "\"bias\": \"all\"", "bias"),
+            ("\"r\": 2", "\"r\": 2, \"alpha_pattern\": {\"q_proj\": 4}", "alpha_pattern"),
+            ("\"r\": 2", "\"r\": 2, \"init_lora_weights\": \"pissa\"", "init_lora_weights"),
             ("\"r\": 2", "\"r\": 3", "is not F32 [3, 8]"),
             ("\"down_proj\"", "\"up_proj\"", "up_proj"),
         ] {
