@@ -47,8 +47,15 @@ pub(crate) fn test_weights(architecture: &Architecture, seed: u64) -> Weights {
     weights
 }
 
+/// What a rank must be for A and B to be square where all widths are the same.
+const SQUARE: usize = 8;
+
 fn adapted(architecture: &Architecture, targets: &[Target]) -> Weights {
-    let lora = LoraSettings { rank: 3, alpha: 6.0, targets: targets.to_vec() };
+    adapted_by(3, architecture, targets)
+}
+
+fn adapted_by(rank: usize, architecture: &Architecture, targets: &[Target]) -> Weights {
+    let lora = LoraSettings { rank, alpha: 6.0, targets: targets.to_vec() };
     let base = Arc::new(test_weights(architecture, 7));
     let mut weights = Weights::adapt(&base, lora, 3).unwrap();
     for (index, value) in (0..11_u8).cycle().zip(&mut weights.values) {
@@ -120,7 +127,60 @@ fn every_slope_of_an_adapter_is_that_of_finite_differences() {
         assert_slopes(adapted(&architecture, &Target::ALL));
     }
     let some = [Target::Key, Target::Up, Target::Output];
-    assert_slopes(adapted(&test_architecture(), &some));
+    assert_slopes(adapted_by(SQUARE, &test_architecture(), &some));
+}
+
+#[test]
+fn of_a_fresh_adapter_a_is_drawn_and_b_is_nothing() {
+    let base = Arc::new(Weights::draw(&test_architecture(), 1).unwrap());
+    let lora = LoraSettings { rank: 4, alpha: 1.0, targets: vec![Target::Down] };
+    let fresh = Weights::adapt(&base, lora, 2).unwrap();
+    for tensor in fresh.tensors() {
+        let is_a = tensor.name.ends_with("lora_A.weight");
+        let bound = if is_a { 1.0 / 12.0_f32.sqrt() } else { 0.0 };
+        let values = &fresh.values[tensor.range.clone()];
+        let largest = values.iter().fold(0.0, |a: f32, b| a.max(b.abs()));
+        assert!(largest <= bound && largest >= 0.8 * bound, "{}: {largest}", tensor.name);
+    }
+}
+
+/// By the tensors' names, element after element.
+fn merged_by_hand(base: &Weights, adapters: &Weights) -> Vec<f32> {
+    let LoraSettings { rank, alpha, .. } = adapters.lora().unwrap().clone();
+    let mut values = base.values.clone();
+    let places = adapters.tensors();
+    for matrix in base.tensors() {
+        let of = |side: &str| {
+            let name = matrix.name.replace("weight", &format!("lora_{side}.weight"));
+            places.iter().find(|place| place.name == format!("base_model.model.{name}"))
+        };
+        let (Some(a), Some(b)) = (of("A"), of("B")) else { continue };
+        let [a, b] = [a, b].map(|place| &adapters.values[place.range.clone()]);
+        let inputs = matrix.shape[1];
+        for (at, value) in values[matrix.range.clone()].iter_mut().enumerate() {
+            let (row, column) = (at / inputs, at % inputs);
+            let product = |index: usize| b[row * rank + index] * a[index * inputs + column];
+            *value += alpha / f32::from(u8::try_from(rank).unwrap())
+                * (0..rank).map(product).sum::<f32>();
+        }
+    }
+    values
+}
+
+#[test]
+fn adapters_add_alpha_over_rank_times_b_times_a() {
+    for rank in [3, SQUARE] {
+        let base = test_weights(&test_architecture(), 7);
+        let weights = adapted_by(rank, &test_architecture(), &Target::ALL);
+        let by_hand = base.with_values(merged_by_hand(&base, &weights)).unwrap();
+        for (ours, by_hand) in weights.merged().values.iter().zip(&by_hand.values) {
+            assert!((ours - by_hand).abs() < 1e-5, "{ours} {by_hand}");
+        }
+        let logs = |weights: &Weights| Pass::new(weights).forward(weights, &sequence());
+        for (ours, by_hand) in logs(&weights).into_iter().zip(logs(&by_hand)) {
+            assert!((ours - by_hand).abs() < 1e-4, "{ours} {by_hand}");
+        }
+    }
 }
 
 #[test]
