@@ -114,6 +114,7 @@ struct EndpointState {
     next_try_at: Instant,
     /// Spreads the tries of many edges; stepped at each use.
     jitter: u64,
+    last_fault: Option<String>,
 }
 
 /// What an endpoint is made of.
@@ -140,6 +141,7 @@ impl Endpoint {
             failed_connects: 0,
             next_try_at: Instant::now(),
             jitter: parts.jitter,
+            last_fault: None,
         };
         Ok(Self {
             index: parts.index,
@@ -159,6 +161,12 @@ impl Endpoint {
         } else {
             tracing::debug!(cloud, %reason, "{what}");
         }
+        self.state().last_fault = Some(format!("{cloud}: {what}: {reason}"));
+    }
+
+    /// What was told last.
+    pub(crate) fn last_fault(&self) -> Option<String> {
+        self.state().last_fault.clone()
     }
 
     pub(crate) fn standing(&self, now: Instant) -> Standing {

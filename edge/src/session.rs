@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use relay::call::{CallEvent, FinishReason, Sampling};
+use relay::call::Sampling;
 use relay::conversation::Conversation;
 use relay::effect::{Author, CallOrder, Effect, Ending};
 use relay::event::{Event, Start};
-use relay::ids::SessionId;
 use relay::machine::{Machine, MachineSettings};
 use relay_chassis::shutdown::Shutdown;
 use relay_model::{ChatOptions, ChatTemplate, LoadedModel, Tokenizer};
@@ -25,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::prompt::{Dialogue, Rendered};
 use crate::report::{Costs, Report};
 use crate::uplink::{Ask, Line, ModelTrail, OpenAttempt, Signal, Uplink, Vocabulary};
-use crate::vocabulary::{command_tokens, fingerprint, token_text};
+use crate::vocabulary::{command_tokens, fingerprint};
 
 mod limits {
     /// The part of a call's budget that the SLM's guess may take: a fourth. A guess that is not
@@ -78,8 +77,6 @@ impl Session {
         };
         let sampling = settings.sampling()?;
         let uplink = Arc::new(Uplink::new(&settings, vocabulary, &metrics)?);
-        let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(EdgeError::Randomness)?;
         let decoder = Decoder::spawn(model.model, Arc::clone(&tokenizer), slm_sampling(&sampling))?;
         let thinking = settings.prompt.thinking;
         Ok(Self {
@@ -91,7 +88,7 @@ impl Session {
             dialogue: Dialogue::default(),
             chat_options: ChatOptions { thinking, ..ChatOptions::default() },
             conversation: Conversation::new(),
-            line: Line::new(uplink, SessionId::new(id)),
+            line: Line::new(uplink)?,
             metrics,
         })
     }
@@ -337,32 +334,19 @@ impl Drive<'_> {
             self.attempt = None;
             return None;
         };
-        Some(match signal {
-            Signal::Described(description) => {
-                self.machine.limit_call_tokens(description.limits.call_tokens_max);
-                self.models.described(description.model);
-                return None;
-            }
-            Signal::Cloud(CallEvent::Accepted(accepted)) => Event::Accepted { attempt, accepted },
-            // By our own vocabulary it ends the text: such a token enters no view.
-            Signal::Cloud(CallEvent::Token(token))
-                if self.session.tokenizer.ends_text(token.id) =>
-            {
-                self.attempt = None;
-                Event::CloudStopped { attempt, reason: FinishReason::EndOfText }
-            }
-            Signal::Cloud(CallEvent::Token(token)) => {
-                self.models.wrote();
-                let bytes = token_text(&self.session.tokenizer, token.id).to_vec();
-                Event::CloudToken { attempt, token, bytes }
-            }
-            Signal::Cloud(CallEvent::Finished(finished)) => {
-                Event::CloudStopped { attempt, reason: finished.reason }
-            }
-            Signal::Cloud(CallEvent::Refused(refusal)) => Event::Refused { attempt, refusal },
-            Signal::Cut => Event::Cut { attempt },
-            Signal::LinkDown => Event::LinkDown { attempt },
-        })
+        if let Signal::Described(description) = signal {
+            self.machine.limit_call_tokens(description.limits.call_tokens_max);
+            self.models.described(description.model);
+            return None;
+        }
+        let event = signal.event(attempt, &self.session.tokenizer);
+        match event {
+            Some(Event::CloudToken { .. }) => self.models.wrote(),
+            // Whatever else its stream may say is of no interest.
+            Some(Event::CloudStopped { .. }) => self.attempt = None,
+            _ => {}
+        }
+        event
     }
 
     async fn perform(

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use relay::call::{CallEvent, CallRequest, Description, PROTOCOL_VERSION, Sampling};
+use relay::call::{CallEvent, CallRequest, Description, FinishReason, PROTOCOL_VERSION, Sampling};
 use relay::effect::{CallOrder, Route};
+use relay::event::Event;
 use relay::ids::{Attempt, Fingerprint, ModelId, SessionId};
 use relay::refusal::{LimitField, Refusal};
+use relay_model::Tokenizer;
 use relay_proto::v1;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -22,6 +24,7 @@ use crate::endpoint::{ConnectError, Connection, Endpoint, EndpointParts, Passage
 use crate::error::EdgeError;
 use crate::metrics::Metrics;
 use crate::routing::Trail;
+use crate::vocabulary::token_text;
 
 mod limits {
     use std::time::Duration;
@@ -31,6 +34,8 @@ mod limits {
     /// How long the goodbye of a conversation may take.
     pub(super) const FORGET: Duration = Duration::from_millis(500);
 }
+
+const UNREACHABLE: &str = "the cloud cannot be reached";
 
 /// All endpoints, shared by the sessions of a program.
 #[derive(Debug)]
@@ -63,6 +68,30 @@ pub enum Signal {
     LinkDown,
 }
 
+impl Signal {
+    /// The same for the machine; none where it only concerns the driver.
+    pub fn event(self, attempt: Attempt, tokenizer: &Tokenizer) -> Option<Event> {
+        Some(match self {
+            Self::Described(_) => return None,
+            Self::Cloud(CallEvent::Accepted(accepted)) => Event::Accepted { attempt, accepted },
+            // By our own vocabulary it ends the text: such a token enters no view.
+            Self::Cloud(CallEvent::Token(token)) if tokenizer.ends_text(token.id) => {
+                Event::CloudStopped { attempt, reason: FinishReason::EndOfText }
+            }
+            Self::Cloud(CallEvent::Token(token)) => {
+                let bytes = token_text(tokenizer, token.id).to_vec();
+                Event::CloudToken { attempt, token, bytes }
+            }
+            Self::Cloud(CallEvent::Finished(finished)) => {
+                Event::CloudStopped { attempt, reason: finished.reason }
+            }
+            Self::Cloud(CallEvent::Refused(refusal)) => Event::Refused { attempt, refusal },
+            Self::Cut => Event::Cut { attempt },
+            Self::LinkDown => Event::LinkDown { attempt },
+        })
+    }
+}
+
 impl Uplink {
     /// Checks addresses and certificates; connects to nobody yet.
     ///
@@ -92,11 +121,25 @@ impl Uplink {
         let grace = settings.uplink.budget_grace();
         Ok(Self { endpoints, idle, grace, vocabulary })
     }
+
+    /// What the first cloud of the list says that it is, over a connection that later calls use.
+    /// `None` if it cannot be reached: [`Uplink::last_fault`] says why.
+    pub async fn describe(&self) -> Option<Description> {
+        let endpoint = self.endpoints.first()?;
+        let connected = endpoint.connection(&Traffic::default()).await;
+        let connected = connected.inspect_err(|error| endpoint.tell(UNREACHABLE, error));
+        Some(connected.ok()?.description())
+    }
+
+    /// What was wrong last with a cloud, for drivers that cannot go on without one.
+    pub fn last_fault(&self) -> Option<String> {
+        self.endpoints.iter().find_map(|endpoint| endpoint.last_fault())
+    }
 }
 
 /// A session's line through the uplink: where it has been, and what it sent for this answer.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub struct Line {
     uplink: Arc<Uplink>,
     session: SessionId,
     trail: Trail,
@@ -106,23 +149,32 @@ pub(crate) struct Line {
 
 /// What an attempt says beside the machine's order.
 #[derive(Clone, Debug)]
-pub(crate) struct Ask {
-    pub(crate) sampling: Sampling,
-    pub(crate) seed: u64,
-    pub(crate) draft: Vec<u32>,
+pub struct Ask {
+    /// How the LLM draws.
+    pub sampling: Sampling,
+    /// What its noise depends on.
+    pub seed: u64,
+    /// The SLM's guess of what follows.
+    pub draft: Vec<u32>,
     /// End of the budget, the grace not counted.
-    pub(crate) deadline: Instant,
+    pub deadline: Instant,
 }
 
 impl Line {
-    pub(crate) fn new(uplink: Arc<Uplink>, session: SessionId) -> Self {
-        Self {
+    /// A session under a name of its own, of which no cloud knows yet.
+    ///
+    /// # Errors
+    /// [`EdgeError::Randomness`].
+    pub fn new(uplink: Arc<Uplink>) -> Result<Self, EdgeError> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(EdgeError::Randomness)?;
+        Ok(Self {
             uplink,
-            session,
+            session: SessionId::new(id),
             trail: Trail::default(),
             used: BTreeSet::new(),
             traffic: Arc::default(),
-        }
+        })
     }
 
     /// A new answer: nobody is excluded any more, and the traffic counts from zero.
@@ -137,7 +189,7 @@ impl Line {
 
     /// Sends an attempt out. What comes of it, and be it that there is nobody to ask, arrives as
     /// signals; dropping the attempt resets its stream.
-    pub(crate) fn send(&mut self, order: CallOrder, ask: Ask) -> OpenAttempt {
+    pub fn send(&mut self, order: CallOrder, ask: Ask) -> OpenAttempt {
         let (signals, inbox) = mpsc::channel(limits::SIGNALS);
         let attempt = order.attempt;
         if order.opens_call {
@@ -185,7 +237,7 @@ impl Line {
 
     /// Tells the clouds of this conversation that it is over. A courtesy: they forget by
     /// themselves, so whatever fails is let go.
-    pub(crate) async fn forget(&mut self) {
+    pub async fn forget(&mut self) {
         let farewell = async {
             for index in std::mem::take(&mut self.used) {
                 let endpoint = self.uplink.endpoints.get(index);
@@ -201,7 +253,7 @@ impl Line {
 
 /// An attempt under way.
 #[derive(Debug)]
-pub(crate) struct OpenAttempt {
+pub struct OpenAttempt {
     attempt: Attempt,
     deadline: Instant,
     inbox: mpsc::Receiver<Signal>,
@@ -221,14 +273,14 @@ impl OpenAttempt {
     }
 
     /// The next signal; `None` after the last.
-    pub(crate) async fn signal(&mut self) -> Option<Signal> {
+    pub async fn signal(&mut self) -> Option<Signal> {
         let signal = self.inbox.recv().await;
         self.heard_token |= matches!(signal, Some(Signal::Cloud(CallEvent::Token(_))));
         signal
     }
 
     /// The call's or warm sync's time is over. A cloud that said nothing worth the wait has failed.
-    pub(crate) fn time_up(&self) {
+    pub fn time_up(&self) {
         match &self.endpoint {
             Some(endpoint) if !self.heard_token => {
                 let reason = "no token within the time of the call";
@@ -301,7 +353,7 @@ impl Outgoing {
         let connection = match self.connect().await {
             Ok(connection) => connection,
             Err(error) => {
-                self.endpoint.tell("the cloud cannot be reached", &error);
+                self.endpoint.tell(UNREACHABLE, &error);
                 return end_of_connect(&error);
             }
         };
