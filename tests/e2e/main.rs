@@ -9,4 +9,5 @@ mod mismatches;
 mod parity;
 mod promises;
 mod smoke;
+mod taught;
 mod turns;

@@ -26,6 +26,7 @@ struct Hand {
     clouds: Vec<Channel>,
     next: AtomicUsize,
     dealt: Mutex<Vec<v1::CallRequest>>,
+    forgotten: Mutex<Vec<v1::ForgetRequest>>,
 }
 
 impl Dealer {
@@ -35,7 +36,12 @@ impl Dealer {
             .iter()
             .map(|cloud| Ok(Channel::from_shared(format!("http://{cloud}"))?.connect_lazy()))
             .collect::<anyhow::Result<_>>()?;
-        let hand = Arc::new(Hand { clouds, next: AtomicUsize::new(0), dealt: Mutex::default() });
+        let hand = Arc::new(Hand {
+            clouds,
+            next: AtomicUsize::new(0),
+            dealt: Mutex::default(),
+            forgotten: Mutex::default(),
+        });
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let service = RelayServer::from_arc(hand.clone());
@@ -56,6 +62,11 @@ impl Dealer {
     /// The calls dealt so far, in order.
     pub async fn dealt(&self) -> Vec<v1::CallRequest> {
         self.hand.dealt.lock().await.clone()
+    }
+
+    /// The goodbyes passed on so far, in order.
+    pub async fn forgotten(&self) -> Vec<v1::ForgetRequest> {
+        self.hand.forgotten.lock().await.clone()
     }
 }
 
@@ -105,6 +116,7 @@ impl Relay for Hand {
         request: Request<v1::ForgetRequest>,
     ) -> Result<Response<v1::ForgetResponse>, Status> {
         let message = request.into_inner();
+        self.forgotten.lock().await.push(message.clone());
         for turn in 0..self.clouds.len() {
             self.client(turn).forget(message.clone()).await?;
         }

@@ -73,7 +73,7 @@ const ARROWS: [Arrows; 11] = [
     Arrows {
         folder: "train",
         package: "relay-train",
-        ours: PROGRAM,
+        ours: &["relay", "relay-model", "relay-chassis", "relay-proto", "relay-edge"],
         outside: Outside::Without(&[]),
     },
     Arrows {

@@ -62,11 +62,17 @@ enum Command {
     /// than others to the same problem become likelier (GRPO). Tokens of the large model are attended
     /// to and not learned. Writes model/, log.jsonl, curves and a checkpoint, and says in the end
     /// where the time went. Ctrl-C stops after the step in hand; the same command goes on.
+    ///
+    /// With --cloud the large model is what a running relay-cloud serves. If it cannot be reached any
+    /// more the run stops, and the same command goes on.
     #[command(
-        after_help = "Example:\n  relay-train grpo --config train/runs/grpo-place.toml --from \
-                            warm/model --llm llm/model --problems kept.jsonl --out grpo"
+        after_help = "Examples:\n  relay-train grpo --config train/runs/grpo-place.toml --from \
+                            warm/model --llm llm/model --problems kept.jsonl --out grpo\n  \
+                            relay-train grpo --config train/runs/grpo-place.toml --from \
+                            warm/model --cloud http://127.0.0.1:7433 --insecure --problems \
+                            kept.jsonl --out grpo"
     )]
-    Grpo(Grpo),
+    Grpo(Box<Grpo>),
     /// Grade answers: JSONL {gold, response} in, JSONL {correct, extracted} out.
     ///
     /// Reads one JSON object a line from standard input. `gold` is the right answer, in LaTeX or

@@ -23,7 +23,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::Args;
 use relay::command::TAGS;
-use relay_model::{TINY_LLM, TINY_SLM};
+use relay_model::TINY_SLM;
 
 use crate::checkpoint::write_aside;
 use crate::dataset::{self, Set};
@@ -33,6 +33,7 @@ use crate::model_folder;
 use crate::model_writer::ModelWriter;
 use crate::optimiser::AdamW;
 use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
+use crate::teacher_flags::TeacherFlags;
 use crate::trainable::Weights;
 use crate::training_run::{
     Ending, TrainingRun, open_settings, read_log, stop_on_signals, threads_help,
@@ -53,9 +54,8 @@ pub struct Grpo {
     /// The warmed-up small model's folder: `model/` of its run.
     #[arg(long)]
     from: PathBuf,
-    /// The large model, which stays as it is: a Hugging Face folder or a GGUF file.
-    #[arg(long)]
-    llm: PathBuf,
+    #[command(flatten)]
+    teacher: TeacherFlags,
     /// Problems, one JSON object a line: what `filter` kept.
     #[arg(long)]
     problems: PathBuf,
@@ -118,7 +118,6 @@ impl Stage {
         run: &TrainingRun,
     ) -> anyhow::Result<Self> {
         let slm = load_model(&flags.from, &TINY_SLM, Some(run.threads))?;
-        let llm = load_model(&flags.llm, &TINY_LLM, Some(run.threads))?;
         let questions = dataset::load(flags.set, &flags.problems)?;
         let questions = Questions::new(questions, slm.chat_template.clone(), settings.seed);
         ensure!(
@@ -128,7 +127,7 @@ impl Stage {
             questions.len(),
             settings.groups
         );
-        let pair = Rollout::new(slm, Some(llm))?;
+        let pair = flags.teacher.pair(slm, run.threads)?;
         let reference = if settings.objective.kl_weight > 0.0 {
             let (weights, adam) = (weights.clone(), AdamW::new(0));
             let learner = Learner::new(weights, adam, settings.optimiser.clone(), run.threads)?;

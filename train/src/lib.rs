@@ -13,6 +13,7 @@
 //! | `reward.rs`, `advantage.rs` | what a group of answers earns, and how much better each is |
 //! | `objective.rs` | what a token adds to GRPO's loss, and its derivative |
 //! | `rollout.rs`, `rollout/` | many answers at once: relay machines over both models |
+//! | `teacher_flags.rs` | which large model: a folder here, or a running cloud |
 //! | `trainable.rs`, `trainable/` | a model that can learn: forward and backward by hand |
 //! | `learner.rs`, `optimiser.rs` | slopes of a batch on several threads, AdamW |
 //! | `checkpoint.rs`, `model_folder.rs` | a run's state, and a model as others read it |
@@ -63,6 +64,7 @@ pub mod reward;
 pub mod rollout;
 pub mod split;
 pub mod supervised;
+pub mod teacher_flags;
 pub mod trainable;
 pub mod training_run;
 pub mod untouched;

@@ -1,35 +1,44 @@
 //! Many answers at once: relay machines driven in lock-step over a student and a teacher.
 //!
 //! The second driver of `relay::machine`. It performs the machine's effects as the edge does, with
-//! the same noise keys, masks and views, so that an answer here is the answer there; only that the
-//! teacher is in this process and that all rows wait for each other: a step is one ragged forward
-//! of the student over every row that wants a token, and one of the teacher over every row on a
-//! call. Must not know what an answer is worth.
+//! the same noise keys, masks and views, so that an answer here is the answer there; only that all
+//! rows wait for each other: a step is one ragged forward of the student over every row that wants
+//! a token, and one turn of the teacher with every row on a call. A teacher in this process makes a
+//! forward over them, a cloud answers their calls at once. Must not know what an answer is worth.
 //!
 //! | File | Holds |
 //! |---|---|
 //! | `rollout/speaker.rs` | a model, what it never says, and its forward over many views |
 //! | `rollout/row.rs` | one machine with its two views |
+//! | `rollout/teacher.rs` | who answers calls: a model in this process, or a cloud |
+//! | `rollout/cloud.rs` | calls over the product's protocol, through the edge's uplink |
 
+mod cloud;
 mod row;
 mod speaker;
+mod teacher;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relay::account::Account;
 use relay::budget::Budget;
-use relay::command::{OPEN, TAGS};
+use relay::call::SamplingError;
+use relay::command::OPEN;
 use relay::effect::{Author, Ban, Ending};
 use relay::machine::{MachineSettings, OnCloudEnd};
 use relay::policy::Policy;
 use relay::transcript::Leg;
+use relay_edge::vocabulary::{command_tokens, fingerprint};
+use relay_edge::{EdgeError, EdgeSettings};
 use relay_model::{
     BannedText, LanguageModel, LoadedModel, ModelError, Sampling, TokenMask, Tokenizer,
 };
 
+use cloud::Cloud;
 use row::{Row, Want};
 use speaker::{Speaker, View};
+use teacher::{Link, Teacher};
 
 mod limits {
     /// Rows that are under way together, however many are asked for.
@@ -122,10 +131,30 @@ pub enum RolloutError {
     /// The student's forward failed.
     #[error("the small model failed: {0}")]
     Student(ModelError),
-    /// The teacher's forward failed. Going on alone would teach the student that calling is of no
-    /// use.
+    /// The teacher's forward failed, or its cloud did, tries again included. Going on alone would
+    /// teach the student that calling is of no use.
     #[error("the large model is gone: {0}; run the stage again, it goes on where it stopped")]
-    TeacherGone(ModelError),
+    TeacherGone(String),
+    /// Another model answers at the cloud's address.
+    #[error(
+        "the cloud serves {now}, but the run began with {before}: serve that one again, then run \
+         the stage again"
+    )]
+    TeacherChanged {
+        /// Name of the model that was there first.
+        before: String,
+        /// Name of the one that is there now; the same if only weights or numbers differ.
+        now: String,
+    },
+    /// The cloud cannot be asked with these settings.
+    #[error(transparent)]
+    Cloud(#[from] EdgeError),
+    /// The teacher's sampling is none that the protocol knows.
+    #[error("the large model cannot draw so: {0}")]
+    Sampling(#[from] SamplingError),
+    /// There is no thread for the connection to the cloud.
+    #[error("no thread for the connection to the cloud ({0}): close other programs")]
+    NoThread(std::io::Error),
     /// A call was made, but there is no teacher.
     #[error("a call was made without a large model: give one, or choose a policy that never calls")]
     NoTeacher,
@@ -155,11 +184,11 @@ pub enum RolloutError {
 pub struct RolloutCost {
     /// In the student's forwards.
     pub student: Duration,
-    /// In the teacher's forwards.
+    /// In the teacher's turns.
     pub teacher: Duration,
     /// Forwards of the student.
     pub student_steps: u64,
-    /// Forwards of the teacher.
+    /// Turns of the teacher: forwards, or waits for a cloud.
     pub teacher_steps: u64,
     /// Tokens of answers, by either author.
     pub tokens: u64,
@@ -168,7 +197,7 @@ pub struct RolloutCost {
 /// A student, perhaps a teacher, and the vocabulary they share.
 pub struct Rollout {
     student: Speaker,
-    teacher: Option<Speaker>,
+    teacher: Option<Teacher>,
     tokenizer: Arc<Tokenizer>,
     command_tokens: Vec<u32>,
     banned: BannedText,
@@ -187,27 +216,39 @@ impl Rollout {
     /// # Errors
     /// [`RolloutError::VocabularyMismatch`] if the ids of one mean other text to the other.
     pub fn new(student: LoadedModel, teacher: Option<LoadedModel>) -> Result<Self, RolloutError> {
-        let tokenizer = student.tokenizer;
-        let fingerprint = |tokenizer: &Tokenizer| tokenizer.fingerprint(&TAGS);
         let differs =
-            |other: &LoadedModel| fingerprint(&other.tokenizer) != fingerprint(&tokenizer);
+            |other: &LoadedModel| fingerprint(&other.tokenizer) != fingerprint(&student.tokenizer);
         if teacher.as_ref().is_some_and(differs) {
             return Err(RolloutError::VocabularyMismatch);
         }
-        let command_tokens: Vec<u32> =
-            TAGS.iter().filter_map(|tag| tokenizer.added_token_id(tag)).collect();
-        let teacher = teacher.map(|teacher| {
-            let tags = TAGS.iter().filter_map(|tag| teacher.tokenizer.added_token_id(tag));
-            Speaker::new(teacher.model, &teacher.tokenizer, tags.collect())
+        let teacher = teacher.map(|LoadedModel { model, tokenizer, .. }| {
+            let tags = command_tokens(&tokenizer);
+            Teacher::Here(Speaker::new(model, &tokenizer, tags))
         });
-        Ok(Self {
+        Ok(Self::of(student, teacher))
+    }
+
+    /// A model here, and a teacher that a running cloud serves: the first of the edge's settings,
+    /// of which all that concerns clouds is used.
+    ///
+    /// # Errors
+    /// If the settings cannot be used, the cloud cannot be reached, or its vocabulary differs.
+    pub fn with_cloud(student: LoadedModel, cloud: &EdgeSettings) -> Result<Self, RolloutError> {
+        let vocabulary_tokens = student.model.shape().vocabulary_tokens;
+        let cloud = Cloud::connect(cloud, &student.tokenizer, vocabulary_tokens)?;
+        Ok(Self::of(student, Some(Teacher::Cloud(cloud))))
+    }
+
+    fn of(student: LoadedModel, teacher: Option<Teacher>) -> Self {
+        let tokenizer = student.tokenizer;
+        Self {
+            command_tokens: command_tokens(&tokenizer),
             banned: BannedText::new(&tokenizer, OPEN),
             student: Speaker::new(student.model, &tokenizer, Vec::new()),
             teacher,
             tokenizer,
-            command_tokens,
             cost: RolloutCost::default(),
-        })
+        }
     }
 
     /// Puts other weights in the student's place, as training changes them. The vocabulary stays.
@@ -249,9 +290,22 @@ impl Rollout {
         settings: &RolloutSettings,
         mut done: impl FnMut(usize, Answer),
     ) -> Result<(), RolloutError> {
+        let mut rows = Vec::new();
+        let ran = self.run_rows(asks, settings, &mut rows, &mut done);
+        // Those that a fault left without an answer.
+        self.part(&mut rows);
+        ran
+    }
+
+    fn run_rows(
+        &mut self,
+        asks: &[Ask],
+        settings: &RolloutSettings,
+        rows: &mut Vec<Row>,
+        done: &mut impl FnMut(usize, Answer),
+    ) -> Result<(), RolloutError> {
         let rows_max = settings.rows_max.clamp(1, limits::ROWS_MAX);
         let mut waiting = asks.iter().enumerate();
-        let mut rows: Vec<Row> = Vec::new();
         loop {
             for (index, ask) in waiting.by_ref().take(rows_max - rows.len()) {
                 rows.push(self.begin(index, ask, settings)?);
@@ -259,14 +313,23 @@ impl Rollout {
             if rows.is_empty() {
                 return Ok(());
             }
-            self.student_step(&mut rows, settings)?;
-            self.teacher_step(&mut rows, settings)?;
-            for row in rows.extract_if(.., |row| matches!(row.want, Want::Nothing(_))) {
+            self.student_step(rows, settings)?;
+            self.teacher_step(rows, settings)?;
+            let is_over = |row: &mut Row| matches!(row.want, Want::Nothing(_));
+            let mut over: Vec<Row> = rows.extract_if(.., is_over).collect();
+            self.part(&mut over);
+            for row in over {
                 self.cost.tokens += row.machine.transcript().edge_answer_ids().len() as u64;
                 if let Some((index, answer)) = row.into_answer() {
                     done(index, answer);
                 }
             }
+        }
+    }
+
+    fn part(&self, rows: &mut [Row]) {
+        if let Some(teacher) = &self.teacher {
+            teacher.part(rows);
         }
     }
 
@@ -293,12 +356,13 @@ impl Rollout {
             budget,
             on_cloud_end: settings.on_cloud_end,
             cool_down_tokens: settings.cool_down_tokens,
-            retries_max: 0,
+            retries_max: self.teacher.as_ref().map_or(0, Teacher::retries_max),
             warm_sync_tokens: None,
             draft_tokens_max: 0,
             command_tokens: self.command_tokens.clone(),
         };
-        let views = (self.student.new_view(), self.teacher.as_ref().map(Speaker::new_view));
+        let link = self.teacher.as_ref().map_or(Ok(Link::Nobody), Teacher::link)?;
+        let views = (self.student.new_view(), link);
         Ok(Row::begin(index, ask, machine, views, &self.tokenizer))
     }
 
@@ -327,31 +391,22 @@ impl Rollout {
         Ok(())
     }
 
-    /// One forward of the teacher over all rows on a call.
+    /// One turn of the teacher with all rows on a call.
     fn teacher_step(
         &mut self,
         rows: &mut [Row],
         settings: &RolloutSettings,
     ) -> Result<(), RolloutError> {
-        let mut calling: Vec<&mut Row> =
+        let calling: Vec<&mut Row> =
             rows.iter_mut().filter(|row| matches!(row.want, Want::Call(_))).collect();
         if calling.is_empty() {
             return Ok(());
         }
         let teacher = self.teacher.as_mut().ok_or(RolloutError::NoTeacher)?;
-        let context_tokens = teacher.context_tokens();
-        calling.retain_mut(|row| row.admit(context_tokens, &self.tokenizer));
         let began = Instant::now();
-        let views = calling.iter_mut().filter_map(|row| row.teacher.as_mut());
-        let logits = teacher.forward(views).map_err(RolloutError::TeacherGone)?;
+        teacher.answer(calling, &settings.teacher, &self.tokenizer)?;
         self.cost.teacher += began.elapsed();
         self.cost.teacher_steps += 1;
-        for (row, logits) in calling.into_iter().zip(logits) {
-            let Some(logits) = logits else { continue };
-            let mask = teacher.never_said();
-            row.hear(&logits, &settings.teacher, mask, context_tokens, &self.tokenizer)
-                .map_err(RolloutError::TeacherGone)?;
-        }
         Ok(())
     }
 

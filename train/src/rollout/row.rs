@@ -5,17 +5,18 @@
 use std::collections::VecDeque;
 
 use relay::call::{Accepted, CloudToken, FinishReason};
-use relay::command::TAGS;
 use relay::effect::{Author, Ban, CallOrder, Effect, Ending};
 use relay::event::{Drafted, Event, Start};
 use relay::ids::Attempt;
 use relay::machine::{Machine, MachineSettings};
 use relay::refusal::Refusal;
+use relay_edge::vocabulary::token_text;
 use relay_model::{
     Logits, ModelError, NoiseKey, Role, Sampled, Sampling, TokenMask, Tokenizer, entropy_nats,
     sample,
 };
 
+use super::teacher::Link;
 use super::{Answer, Ask, Token, View};
 
 /// What a row waits for.
@@ -23,7 +24,7 @@ use super::{Answer, Ask, Token, View};
 pub(super) enum Want {
     /// The student's next token.
     Draft(Option<Ban>),
-    /// The teacher's next token.
+    /// What the teacher says.
     Call(OpenCall),
     /// Nothing: it is over.
     Nothing(Ending),
@@ -42,13 +43,13 @@ pub(super) struct OpenCall {
 #[derive(Debug)]
 pub(super) struct Row {
     index: usize,
-    seed: u64,
+    pub(super) seed: u64,
     pub(super) machine: Machine,
     pub(super) want: Want,
     /// The edge view, with a drafted id that is not decided yet at its end.
     pub(super) student: View,
-    /// The cloud view; None without a teacher.
-    pub(super) teacher: Option<View>,
+    /// What it holds of the teacher.
+    pub(super) link: Link,
     prompt: Vec<u32>,
     /// The log's ids after the prompt, with their authors.
     written: Vec<Token>,
@@ -61,7 +62,7 @@ impl Row {
         index: usize,
         ask: &Ask,
         settings: MachineSettings,
-        (student, teacher): (View, Option<View>),
+        (student, link): (View, Link),
         tokenizer: &Tokenizer,
     ) -> Self {
         let prompt = ask.prompt.clone();
@@ -73,7 +74,7 @@ impl Row {
             machine: Machine::new(settings),
             want: Want::Draft(None),
             student,
-            teacher,
+            link,
             written: Vec::new(),
             heard: VecDeque::new(),
             prompt,
@@ -110,7 +111,7 @@ impl Row {
 
     /// Lets the teacher take a new call. False if it cannot, and the student goes on alone.
     pub(super) fn admit(&mut self, context_tokens: usize, tokenizer: &Tokenizer) -> bool {
-        let (Want::Call(call), Some(view)) = (&mut self.want, &mut self.teacher) else {
+        let (Want::Call(call), Link::View(view)) = (&mut self.want, &mut self.link) else {
             return false;
         };
         let Some(order) = call.order.take() else {
@@ -145,7 +146,7 @@ impl Row {
         context_tokens: usize,
         tokenizer: &Tokenizer,
     ) -> Result<(), ModelError> {
-        let (Want::Call(call), Some(view)) = (&mut self.want, &mut self.teacher) else {
+        let (Want::Call(call), Link::View(view)) = (&mut self.want, &mut self.link) else {
             return Ok(());
         };
         let attempt = call.attempt;
@@ -165,14 +166,56 @@ impl Row {
             _ if view.log.len() >= context_tokens => Some(FinishReason::ContextFull),
             _ => None,
         };
-        self.heard.push_back(Token { id, author: Author::Llm, log_probability: logprob });
         let token = CloudToken { id, log_probability: logprob, position };
         let bytes = token_text(tokenizer, id).to_vec();
-        self.feed(Event::CloudToken { attempt, token, bytes }, tokenizer);
+        self.on_cloud(Event::CloudToken { attempt, token, bytes }, tokenizer);
         if let Some(reason) = stop {
             self.feed(Event::CloudStopped { attempt, reason }, tokenizer);
         }
         Ok(())
+    }
+
+    /// The teacher's view, if it is in this process.
+    pub(super) fn view(&mut self) -> Option<&mut View> {
+        match &mut self.link {
+            Link::View(view) => Some(view),
+            Link::Nobody | Link::Session(_) => None,
+        }
+    }
+
+    /// The order that nobody took yet.
+    pub(super) fn take_order(&mut self) -> Option<CallOrder> {
+        match &mut self.want {
+            Want::Call(call) => call.order.take(),
+            Want::Draft(_) | Want::Nothing(_) => None,
+        }
+    }
+
+    /// Whether this attempt is the one under way.
+    pub(super) fn is_calling(&self, attempt: Attempt) -> bool {
+        matches!(&self.want, Want::Call(call) if call.attempt == attempt)
+    }
+
+    /// Whether a call failed otherwise than by a full context, so that the machine goes on alone.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.machine.account().degraded && !self.machine.calls_over()
+    }
+
+    /// Something the teacher says in the open call.
+    pub(super) fn on_cloud(&mut self, event: Event, tokenizer: &Tokenizer) {
+        let llm_tokens = self.machine.account().llm_tokens;
+        let is_token = if let Event::CloudToken { token, .. } = &event {
+            let CloudToken { id, log_probability, .. } = *token;
+            self.heard.push_back(Token { id, author: Author::Llm, log_probability });
+            true
+        } else {
+            false
+        };
+        self.feed(event, tokenizer);
+        if is_token && self.machine.account().llm_tokens == llm_tokens {
+            // The machine did not take it.
+            self.heard.pop_back();
+        }
     }
 
     /// What was made, once it is over.
@@ -231,19 +274,11 @@ impl Row {
                 self.written.pop();
             }
             Effect::Finish(ending) => self.want = Want::Nothing(ending),
-            // Nobody reads along, no stream is open, and nothing is shipped ahead.
+            // Nobody reads along, a stream is closed with its attempt, and nothing is shipped ahead.
             Effect::Emit { .. } | Effect::HangUp { .. } | Effect::WarmSync(_) => {}
         }
         None
     }
-}
-
-/// What an id adds to the text: nothing for a control token, except that the command's tags are
-/// text wherever they come from.
-fn token_text(tokenizer: &Tokenizer, id: u32) -> &[u8] {
-    let bytes = tokenizer.token_bytes(id);
-    let is_tag = TAGS.iter().any(|tag| tag.as_bytes() == bytes);
-    if tokenizer.is_control(id) && !is_tag { &[] } else { bytes }
 }
 
 fn no_number() -> ModelError {
@@ -253,4 +288,81 @@ fn no_number() -> ModelError {
 #[expect(clippy::cast_possible_truncation, reason = "a few nats lose nothing that matters")]
 fn narrow(nats: f64) -> f32 {
     nats as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use relay::budget::Budget;
+    use relay::machine::OnCloudEnd;
+    use relay::policy::Policy;
+    use relay_model::scripted::{ScriptedModel, byte_tokenizer};
+
+    use super::*;
+    use crate::rollout::speaker::Speaker;
+
+    /// A row that asks its teacher for all of its two tokens.
+    fn calling(tokenizer: &Tokenizer) -> Row {
+        let student = ScriptedModel::new(257, 64, |_| 97);
+        let student = Speaker::new(Box::new(student), tokenizer, Vec::new());
+        let settings = MachineSettings {
+            policy: Policy::Always,
+            budget: Budget {
+                calls_max: 9,
+                cloud_tokens_max: 9,
+                response_tokens_max: 2,
+                call_tokens_max: 2,
+            },
+            on_cloud_end: OnCloudEnd::Finish,
+            cool_down_tokens: 0,
+            retries_max: 1,
+            warm_sync_tokens: None,
+            draft_tokens_max: 0,
+            command_tokens: Vec::new(),
+        };
+        let ask = Ask { prompt: vec![98; 3], seed: 1 };
+        Row::begin(0, &ask, settings, (student.new_view(), Link::Nobody), tokenizer)
+    }
+
+    fn say(row: &mut Row, id: u32, position: u32, tokenizer: &Tokenizer) {
+        let attempt = row.machine.last_attempt();
+        if row.take_order().is_some() {
+            let accepted =
+                Accepted { length_tokens: position, cached_tokens: 0, prefilled_tokens: position };
+            row.on_cloud(Event::Accepted { attempt, accepted }, tokenizer);
+        }
+        let token = CloudToken { id, log_probability: narrow(-f64::from(id)), position };
+        row.on_cloud(Event::CloudToken { attempt, token, bytes: vec![b'x'] }, tokenizer);
+    }
+
+    #[test]
+    fn a_token_that_the_machine_does_not_take_is_not_written() {
+        let tokenizer = byte_tokenizer(&[]);
+        let mut row = calling(&tokenizer);
+        say(&mut row, 100, 3, &tokenizer);
+        // Not the next position: the call is made again for what is left.
+        say(&mut row, 101, 9, &tokenizer);
+        say(&mut row, 102, 4, &tokenizer);
+        assert!(!row.is_left_alone());
+        let attempt = row.machine.last_attempt();
+        row.on_cloud(Event::CloudStopped { attempt, reason: FinishReason::Length }, &tokenizer);
+        let (_, answer) = row.into_answer().unwrap();
+        let said: Vec<_> =
+            answer.tokens.iter().map(|token| (token.id, token.log_probability)).collect();
+        assert_eq!(said, [(100, -100.0), (102, -102.0)]);
+        assert_eq!((answer.account.retries, answer.account.degraded), (1, false));
+    }
+
+    #[test]
+    fn only_a_full_context_leaves_a_row_alone() {
+        let tokenizer = byte_tokenizer(&[]);
+        for (refusal, expected) in
+            [(Refusal::ContextFull { context_tokens: 3 }, false), (Refusal::TooLate, true)]
+        {
+            let mut row = calling(&tokenizer);
+            let attempt = row.machine.last_attempt();
+            row.on_cloud(Event::Refused { attempt, refusal }, &tokenizer);
+            assert!(row.machine.account().degraded);
+            assert_eq!(row.is_left_alone(), expected);
+        }
+    }
 }
