@@ -82,8 +82,8 @@ pub struct Eval {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// What to compare: `slm_alone`, `llm_alone`, `relay`, `teacher_free`, `entropy` and `random`
-    /// (at relay's call ratio), `entropy:NATS`, `random:P`, `fixed:N` (commands for at most N
-    /// tokens), `every:K`.
+    /// (at relay's call ratio), `entropy:NATS`, `random:P`, `fixed:N` (each command for N
+    /// tokens, whatever it says), `every:K`.
     #[arg(long, value_delimiter = ',', default_value = Contender::DEFAULT)]
     policies: Vec<Contender>,
     /// Tokens that a call of entropy, random and every asks for; 0 takes what relay's calls brought

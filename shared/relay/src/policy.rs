@@ -1,4 +1,4 @@
-//! When to call. Only `Learned` reads commands; the others decide at each drafted token.
+//! When to call. `Learned` and `Fixed` read commands; the others decide at each drafted token.
 
 use crate::event::Drafted;
 
@@ -7,6 +7,12 @@ use crate::event::Drafted;
 pub enum Policy {
     /// The SLM writes a command: the method itself.
     Learned,
+    /// The SLM writes a command, and gets the same number of tokens whatever it asked for: it
+    /// learns where to call and not for how long. A command for 0 is no call here either.
+    Fixed {
+        /// n.
+        call_tokens: u32,
+    },
     /// The SLM is unsure: the entropy of its next token reaches a threshold.
     Entropy {
         /// In nats.
@@ -38,14 +44,22 @@ impl Policy {
     /// Whether commands in the SLM's text are read. Where not, the command is masked for the
     /// whole answer, so nothing is held back.
     pub const fn reads_commands(&self) -> bool {
-        matches!(self, Self::Learned)
+        matches!(self, Self::Learned | Self::Fixed { .. })
+    }
+
+    /// How many tokens a well-formed command asks for that names so many.
+    pub const fn asked_by_command(&self, written_tokens: u32) -> u32 {
+        match *self {
+            Self::Fixed { call_tokens } if written_tokens > 0 => call_tokens,
+            _ => written_tokens,
+        }
     }
 
     /// How many tokens to ask for before `drafted` enters a view; `None` is no call.
     /// `leg_tokens` counts the SLM's ids since the last leg began, `drafted` not included.
     pub fn decide(&self, drafted: &Drafted, leg_tokens: u32) -> Option<u32> {
         match *self {
-            Self::Learned | Self::Never => None,
+            Self::Learned | Self::Fixed { .. } | Self::Never => None,
             Self::Entropy { threshold_nats, call_tokens } => {
                 (drafted.entropy_nats >= threshold_nats).then_some(call_tokens)
             }

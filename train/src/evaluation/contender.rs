@@ -27,7 +27,7 @@ pub enum Contender {
     RandomMatched,
     /// By chance at each token, so likely.
     Random(f64),
-    /// Learned commands, each for at most so many tokens.
+    /// Learned commands, each for so many tokens whatever it says.
     Fixed(u32),
     /// After each so many tokens.
     Every(u32),
@@ -80,10 +80,7 @@ impl Contender {
             Self::RandomMatched => random(matching.random_probability),
             Self::Random(probability) => random(probability),
             Self::Every(period_tokens) => Policy::Every { period_tokens, call_tokens },
-            Self::Fixed(tokens) => {
-                settings.budget.call_tokens_max = settings.budget.call_tokens_max.min(tokens);
-                Policy::Learned
-            }
+            Self::Fixed(call_tokens) => Policy::Fixed { call_tokens },
         };
         settings
     }
@@ -165,6 +162,14 @@ mod tests {
             let error = name.parse::<Contender>().unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_fixed_number_is_a_policy_and_no_budget() {
+        let base = RolloutSettings::default();
+        let fixed = Contender::Fixed(20).settings(&base, Matching::default());
+        assert_eq!(fixed.policy, Policy::Fixed { call_tokens: 20 });
+        assert_eq!(fixed.budget, base.budget);
     }
 
     #[test]

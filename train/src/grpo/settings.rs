@@ -1,7 +1,10 @@
 //! Every figure of the stage. What a TOML leaves out is as in the paper and its authors' code
 //! (arXiv 2601.05167; table 7, and the defaults of the trainer they used).
 
+use std::num::NonZeroU32;
+
 use anyhow::ensure;
+use relay::policy::Policy;
 use relay_model::Sampling;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +47,11 @@ pub struct GrpoSettings {
     /// Most tokens of an answer.
     #[serde(default = "paper::response_tokens_max")]
     pub response_tokens_max: u32,
+    /// What becomes of the small model's commands: `"learned"`, as they say; `"never"`, they are
+    /// banned, for the small model trained without calls; `{ fixed = N }`, each asks for N tokens
+    /// whatever it says, so that only places are learned. `call_tokens_max` binds every one.
+    #[serde(default)]
+    pub policy: CallPolicy,
     /// Most tokens that one call brings.
     #[serde(default = "paper::response_tokens_max")]
     pub call_tokens_max: u32,
@@ -56,6 +64,50 @@ pub struct GrpoSettings {
     /// The optimiser's figures.
     #[serde(default = "paper::optimiser")]
     pub optimiser: OptimiserSettings,
+}
+
+/// What becomes of commands while a policy is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "policy must be \"learned\", \"never\", or { fixed = N } with N above 0"
+)]
+pub enum CallPolicy {
+    /// One without a number.
+    Named(NamedPolicy),
+    /// Each command asks for as many tokens.
+    Fixed {
+        /// n.
+        fixed: NonZeroU32,
+    },
+}
+
+/// Those without a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamedPolicy {
+    /// Commands are obeyed: the method itself.
+    Learned,
+    /// Commands are banned.
+    Never,
+}
+
+impl Default for CallPolicy {
+    fn default() -> Self {
+        Self::Named(NamedPolicy::Learned)
+    }
+}
+
+impl CallPolicy {
+    /// As the relay machine takes it.
+    pub fn policy(self) -> Policy {
+        match self {
+            Self::Named(NamedPolicy::Learned) => Policy::Learned,
+            Self::Named(NamedPolicy::Never) => Policy::Never,
+            Self::Fixed { fixed } => Policy::Fixed { call_tokens: fixed.get() },
+        }
+    }
 }
 
 /// Which of the two rewards, by its name.
@@ -131,6 +183,7 @@ impl GrpoSettings {
     /// How answers are made.
     pub fn rollout(&self) -> RolloutSettings {
         let mut rollout = RolloutSettings {
+            policy: self.policy.policy(),
             student: Sampling::at_temperature(self.temperature),
             teacher: if self.teacher_temperature > 0.0 {
                 Sampling::at_temperature(self.teacher_temperature)
@@ -201,6 +254,28 @@ mod tests {
         assert_eq!(settings.reward.reward(), Reward::Difficulty(Difficulty::default()));
         assert!((settings.optimiser.learning_rate - 1e-6).abs() < 1e-12);
         assert_eq!(settings.rollout().budget.response_tokens_max, 8192);
+    }
+
+    #[test]
+    fn the_policy_has_three_forms() {
+        let settings = |line: &str| toml::from_str::<GrpoSettings>(&format!("{LEAST}{line}"));
+        for (line, expected) in [
+            ("", Policy::Learned),
+            ("policy = \"learned\"", Policy::Learned),
+            ("policy = \"never\"", Policy::Never),
+            ("policy = { fixed = 20 }", Policy::Fixed { call_tokens: 20 }),
+        ] {
+            assert_eq!(settings(line).unwrap().rollout().policy, expected, "{line}");
+        }
+        for line in [
+            "policy = \"fixed\"",
+            "policy = \"sometimes\"",
+            "policy = { fixed = 0 }",
+            "policy = { fixed = 2, never = true }",
+        ] {
+            let error = settings(line).unwrap_err().to_string();
+            assert!(error.contains("policy must be \"learned\", \"never\", or"), "{error}");
+        }
     }
 
     #[test]

@@ -125,6 +125,7 @@ fn batching_changes_nothing_under_any_policy() {
     let asks = asks(12);
     for policy in [
         Policy::Learned,
+        Policy::Fixed { call_tokens: 2 },
         Policy::Entropy { threshold_nats: 0.8, call_tokens: 3 },
         Policy::Random { probability: 0.1, call_tokens: 4 },
         Policy::Every { period_tokens: 9, call_tokens: 2 },

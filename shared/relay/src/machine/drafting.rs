@@ -25,7 +25,7 @@ impl Machine {
         }
     }
 
-    /// The learned policy: the token may be part of a command.
+    /// The policies that read commands: the token may be part of one.
     fn read(&mut self, drafted: &Drafted, effects: &mut Vec<Effect>) {
         if drafted.ends_text {
             return self.release_and_finish(Ending::EndOfText, effects);
@@ -45,8 +45,9 @@ impl Machine {
     /// A complete command: a call, or text again where it asks for nothing or gets nothing.
     fn obey(&mut self, taken: Taken, pieces: &mut Vec<Piece>, effects: &mut Vec<Effect>) -> Next {
         self.open_overlap.clear();
-        let granted = if self.may_call() { self.grant(taken.tokens) } else { 0 };
-        self.account.requested_tokens += u64::from(taken.tokens);
+        let wanted = self.settings.policy.asked_by_command(taken.tokens);
+        let granted = if self.may_call() { self.grant(wanted) } else { 0 };
+        self.account.requested_tokens += u64::from(wanted);
         if granted > 0 {
             return Next::Call(OpenCall {
                 tokens_left: granted,
@@ -54,7 +55,7 @@ impl Machine {
                 ..OpenCall::default()
             });
         }
-        if taken.tokens == 0 {
+        if wanted == 0 {
             self.account.zero_commands += 1;
         } else {
             self.account.ungranted_commands += 1;

@@ -52,6 +52,26 @@ fn every_counts_from_the_last_leg() {
 }
 
 #[test]
+fn a_fixed_number_stands_in_for_the_written_one() {
+    let fixed = Policy::Fixed { call_tokens: 2 };
+    // Three asked for, one asked for, none: the last one is no call, and stays text.
+    let slm = &["a", "<call>3</call>", "b", "<call>1</call>", "c", "<call>0</call>"];
+    let llm = &[Reply::Write(&["x", "y"], Length), Reply::Write(&["z", "w"], Length)];
+    let world = World::new(settings(fixed), slm, llm).run();
+    let asked: Vec<u32> = world.orders.iter().map(|order| order.max_tokens).collect();
+    assert_eq!((asked, world.reader()), (vec![2, 2], "axybzwc".into()));
+    let account = world.machine.account();
+    assert_eq!((account.requested_tokens, account.zero_commands), (4, 1));
+    assert!(world.bans.iter().all(Option::is_none), "commands are free");
+
+    // The budget binds it, too.
+    let mut bound = settings(fixed);
+    bound.budget.call_tokens_max = 1;
+    let world = World::new(bound, &["<call>9</call>"], &[Reply::Write(&["x"], Length)]).run();
+    assert_eq!((world.orders[0].max_tokens, world.reader()), (1, "x".into()));
+}
+
+#[test]
 fn random_fires_below_its_probability() {
     let random = Policy::Random { probability: 0.5, call_tokens: 1 };
     let llm = &[Reply::Write(&["x"], Length)];

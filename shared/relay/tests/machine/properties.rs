@@ -109,6 +109,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 fn any_settings() -> impl Strategy<Value = MachineSettings> {
     let policy = prop_oneof![
         4 => Just(Policy::Learned),
+        1 => Just(Policy::Fixed { call_tokens: 2 }),
         1 => Just(Policy::Entropy { threshold_nats: 1.0, call_tokens: 3 }),
         1 => Just(Policy::Random { probability: 0.3, call_tokens: 3 }),
         1 => Just(Policy::Every { period_tokens: 2, call_tokens: 3 }),
