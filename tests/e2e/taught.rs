@@ -33,7 +33,7 @@ async fn cloud(seed: u64) -> Cloud {
 fn over(address: SocketAddr) -> Result<Rollout, RolloutError> {
     let clouds = vec![format!("http://{address}")];
     let settings = EdgeSettings { clouds, insecure: true, ..EdgeSettings::default() };
-    Rollout::with_cloud(tiny::model(SLM_SEED).unwrap().0, &settings)
+    Rollout::with_cloud(tiny::model(SLM_SEED).unwrap().0, &settings).map(|(rollout, _)| rollout)
 }
 
 fn here() -> Rollout {

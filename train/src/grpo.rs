@@ -33,11 +33,10 @@ use crate::model_folder;
 use crate::model_writer::ModelWriter;
 use crate::optimiser::AdamW;
 use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
+use crate::run_folder::{Input, check_inputs, open_settings};
 use crate::teacher_flags::TeacherFlags;
 use crate::trainable::Weights;
-use crate::training_run::{
-    Ending, TrainingRun, open_settings, read_log, stop_on_signals, threads_help,
-};
+use crate::training_run::{Ending, TrainingRun, read_log, stop_on_signals, threads_help};
 
 use batch::Batch;
 use line::{Check, GrpoLine, Times};
@@ -119,6 +118,8 @@ impl Stage {
     ) -> anyhow::Result<Self> {
         let slm = load_model(&flags.from, &TINY_SLM, Some(run.threads))?;
         let questions = dataset::load(flags.set, &flags.problems)?;
+        let student = Input::of_model(&slm.identity);
+        let problems = Input::of_problems(&flags.problems, &questions);
         let questions = Questions::new(questions, slm.chat_template.clone(), settings.seed);
         ensure!(
             questions.len() >= settings.groups,
@@ -127,7 +128,7 @@ impl Stage {
             questions.len(),
             settings.groups
         );
-        let pair = flags.teacher.pair(slm, run.threads)?;
+        let (pair, teacher) = flags.teacher.pair(slm, run.threads)?;
         let reference = if settings.objective.kl_weight > 0.0 {
             let (weights, adam) = (weights.clone(), AdamW::new(0));
             let learner = Learner::new(weights, adam, settings.optimiser.clone(), run.threads)?;
@@ -144,6 +145,9 @@ impl Stage {
             TAGS[1]
         );
         let rollout = settings.rollout();
+        let teacher = Input::of_model(&teacher);
+        let inputs = vec![("--from", student), ("--llm", teacher), ("--problems", problems)];
+        check_inputs(&flags.out, inputs)?;
         Ok(Self { settings, questions, pair, rollout, reference, tags })
     }
 

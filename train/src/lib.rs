@@ -20,6 +20,7 @@
 //! | `adapter_folder.rs`, `model_writer.rs` | adapters as others read them, and merged |
 //! | `merge_command.rs` | `relay-train merge` |
 //! | `training_run.rs`, `corpus.rs`, `curve.rs` | a stage's loop, what it learns from, its picture |
+//! | `run_folder.rs` | what a run began with: settings, models, problems |
 //! | `supervised.rs` | steps of pretraining and warm-up |
 //! | `pretrain.rs`, `warmup.rs`, `warmup/` | `relay-train pretrain`, `relay-train warmup` |
 //! | `grpo.rs`, `grpo/` | `relay-train grpo`: when to call, from rewards |
@@ -62,6 +63,7 @@ pub mod prompt;
 pub mod reproduce;
 pub mod reward;
 pub mod rollout;
+pub mod run_folder;
 pub mod split;
 pub mod supervised;
 pub mod teacher_flags;

@@ -17,11 +17,10 @@ use crate::model_folder;
 use crate::model_writer::ModelWriter;
 use crate::optimiser::OptimiserSettings;
 use crate::problem::Facts;
+use crate::run_folder::{StageSettings, open_settings};
 use crate::supervised::supervised;
 use crate::trainable::{Architecture, Weights};
-use crate::training_run::{
-    Ending, StageSettings, TrainingRun, open_settings, stop_on_signals, threads_help,
-};
+use crate::training_run::{Ending, TrainingRun, stop_on_signals, threads_help};
 use crate::vocabulary;
 use crate::world::Mind;
 

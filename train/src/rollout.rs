@@ -32,7 +32,7 @@ use relay::transcript::Leg;
 use relay_edge::vocabulary::{command_tokens, fingerprint};
 use relay_edge::{EdgeError, EdgeSettings};
 use relay_model::{
-    BannedText, LanguageModel, LoadedModel, ModelError, Sampling, TokenMask, Tokenizer,
+    BannedText, LanguageModel, LoadedModel, ModelError, ModelIdentity, Sampling, TokenMask, Tokenizer,
 };
 
 use cloud::Cloud;
@@ -229,14 +229,18 @@ impl Rollout {
     }
 
     /// A model here, and a teacher that a running cloud serves: the first of the edge's settings,
-    /// of which all that concerns clouds is used.
+    /// of which all that concerns clouds is used. With it, which model that is.
     ///
     /// # Errors
     /// If the settings cannot be used, the cloud cannot be reached, or its vocabulary differs.
-    pub fn with_cloud(student: LoadedModel, cloud: &EdgeSettings) -> Result<Self, RolloutError> {
+    pub fn with_cloud(
+        student: LoadedModel,
+        cloud: &EdgeSettings,
+    ) -> Result<(Self, ModelIdentity), RolloutError> {
         let vocabulary_tokens = student.model.shape().vocabulary_tokens;
         let cloud = Cloud::connect(cloud, &student.tokenizer, vocabulary_tokens)?;
-        Ok(Self::of(student, Some(Teacher::Cloud(cloud))))
+        let identity = cloud.identity();
+        Ok((Self::of(student, Some(Teacher::Cloud(cloud))), identity))
     }
 
     fn of(student: LoadedModel, teacher: Option<Teacher>) -> Self {

@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::{ArgGroup, Args};
 use relay_chassis::tls::TlsFiles;
 use relay_edge::EdgeSettings;
-use relay_model::{LoadedModel, TINY_LLM};
+use relay_model::{LoadedModel, ModelIdentity, TINY_LLM};
 
 use crate::evaluation::harness::load_model;
 use crate::rollout::Rollout;
@@ -45,13 +45,18 @@ pub struct TeacherFlags {
 }
 
 impl TeacherFlags {
-    /// The small model with this large one.
-    pub fn pair(&self, slm: LoadedModel, threads: usize) -> anyhow::Result<Rollout> {
+    /// The small model with this large one, and which that is.
+    pub fn pair(
+        &self,
+        slm: LoadedModel,
+        threads: usize,
+    ) -> anyhow::Result<(Rollout, ModelIdentity)> {
         match (&self.cloud, &self.llm) {
             (Some(url), _) => Ok(Rollout::with_cloud(slm, &self.settings(url))?),
             (None, Some(llm)) => {
                 let llm = load_model(llm, &TINY_LLM, Some(threads))?;
-                Ok(Rollout::new(slm, Some(llm))?)
+                let identity = llm.identity.clone();
+                Ok((Rollout::new(slm, Some(llm))?, identity))
             }
             (None, None) => bail!("no large model is named: give --llm or --cloud"),
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use relay_model::CPU_HELP;
 use serde::Serialize;
@@ -197,40 +197,6 @@ pub fn read_log<Line: LogLine>(path: &Path) -> anyhow::Result<Vec<Line>> {
     Ok(read)
 }
 
-/// All that decides what comes out of a stage.
-pub trait StageSettings: DeserializeOwned {
-    /// Under which name they are copied into a run's folder.
-    const FILE: &'static str;
-
-    /// Refuses figures that no run can have.
-    fn check(&self) -> anyhow::Result<()>;
-}
-
-/// Reads and checks a stage's TOML, and copies it into the run's folder, or refuses to go on there
-/// under other settings than before.
-pub fn open_settings<Settings: StageSettings>(path: &Path, out: &Path) -> anyhow::Result<Settings> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{shown}: cannot be read: give the run's TOML"))?;
-    let settings: Settings = toml::from_str(&text).with_context(|| shown.to_string())?;
-    settings.check().with_context(|| shown.to_string())?;
-    echo_settings(&text, out, Settings::FILE)?;
-    Ok(settings)
-}
-
-fn echo_settings(settings: &str, out: &Path, name: &str) -> anyhow::Result<()> {
-    std::fs::create_dir_all(out).with_context(|| format!("{}: cannot be made", out.display()))?;
-    let path = out.join(name);
-    match std::fs::read_to_string(&path) {
-        Ok(before) if before == settings => Ok(()),
-        Ok(_) => bail!(
-            "{}: this run began with other settings: go on with those, or give another --out",
-            path.display()
-        ),
-        Err(_) => write_aside(&path, settings.as_bytes()),
-    }
-}
-
 /// What the flag for a run's threads says.
 pub(crate) fn threads_help() -> String {
     format!(
@@ -345,14 +311,5 @@ mod tests {
         let error = run.run(weights, 0, &mut steps).unwrap_err().to_string();
         assert!(error.contains("not finite") && error.contains("lower learning_rate"), "{error}");
         assert!(!run.checkpoint().exists());
-    }
-
-    #[test]
-    fn other_settings_need_another_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        echo_settings("a = 1", folder.path(), "x.toml").unwrap();
-        echo_settings("a = 1", folder.path(), "x.toml").unwrap();
-        let error = echo_settings("a = 2", folder.path(), "x.toml").unwrap_err().to_string();
-        assert!(error.contains("give another --out"), "{error}");
     }
 }

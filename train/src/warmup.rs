@@ -29,11 +29,10 @@ use crate::learner::default_threads;
 use crate::model_folder;
 use crate::model_writer::{Base, ModelWriter};
 use crate::optimiser::OptimiserSettings;
+use crate::run_folder::{Input, StageSettings, check_inputs, open_settings};
 use crate::supervised::supervised;
 use crate::trainable::{LoraSettings, Sequence, Weights};
-use crate::training_run::{
-    Ending, StageSettings, TrainingRun, open_settings, stop_on_signals, threads_help,
-};
+use crate::training_run::{Ending, TrainingRun, stop_on_signals, threads_help};
 
 use check::check;
 pub use commands::CommandSettings;
@@ -132,6 +131,9 @@ pub fn run(flags: &Warmup, output: &mut impl Write) -> anyhow::Result<()> {
     };
     let options = LoadOptions { threads: Some(flags.threads), ..LoadOptions::default() };
     let mut untouched = load(&flags.from, &options)?;
+    let from = ("--from", Input::of_model(&untouched.identity));
+    let problems = source.input().map(|problems| ("--problems", problems));
+    check_inputs(&flags.out, [from].into_iter().chain(problems).collect())?;
     let mut prompts = source.prompts();
     let draw =
         |position: &mut Position| draw(&settings, &source, &mut untouched, &mut prompts, position);

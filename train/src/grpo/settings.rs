@@ -12,7 +12,7 @@ use crate::objective::ObjectiveSettings;
 use crate::optimiser::{OptimiserSettings, Schedule};
 use crate::reward::{Difficulty, Reward};
 use crate::rollout::RolloutSettings;
-use crate::training_run::StageSettings;
+use crate::run_folder::StageSettings;
 
 mod limits {
     /// Answers of one step.

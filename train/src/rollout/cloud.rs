@@ -12,7 +12,7 @@ use relay_edge::metrics::Metrics;
 use relay_edge::uplink::{Ask, Line, OpenAttempt, Signal, Uplink, Vocabulary};
 use relay_edge::vocabulary::fingerprint;
 use relay_edge::{EdgeError, EdgeSettings};
-use relay_model::Tokenizer;
+use relay_model::{ModelIdentity, Tokenizer};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, timeout_at};
 
@@ -57,6 +57,12 @@ impl Cloud {
             return Err(RolloutError::VocabularyMismatch);
         }
         Ok(Self { runtime, uplink, settings: settings.uplink, description })
+    }
+
+    /// Which model it serves.
+    pub(super) fn identity(&self) -> ModelIdentity {
+        let model = &self.description.model;
+        ModelIdentity { name: model.name().to_owned(), hash: *model.hash() }
     }
 
     /// A session for one answer.

@@ -14,6 +14,7 @@ use crate::corpus::{Corpus, Encoder, Position, Shares};
 use crate::dataset::{self, Set};
 use crate::problem::Facts;
 use crate::prompt::prompt_ids;
+use crate::run_folder::Input;
 use crate::world::Mind;
 
 /// How a set's questions are asked.
@@ -39,7 +40,7 @@ pub(super) enum Source {
     /// The small world.
     World { seed: u64, shares: Shares },
     /// Questions in the order in which they are asked, and of them those for the check.
-    Set { asked: Vec<String>, checked: Vec<String>, answer_tokens: usize },
+    Set { asked: Vec<String>, checked: Vec<String>, answer_tokens: usize, problems: Input },
 }
 
 impl Source {
@@ -63,18 +64,28 @@ impl Source {
         path: &Path,
         set: Set,
     ) -> anyhow::Result<Self> {
-        let mut asked: Vec<String> = dataset::load(set, path)?
-            .into_iter()
-            .map(|question| format!("{}\n{}", question.text, questions.instruction))
-            .map(|text| text.trim_end().to_owned())
-            .collect();
+        let mut asking = dataset::load(set, path)?;
+        for question in &mut asking {
+            let text = format!("{}\n{}", question.text, questions.instruction);
+            text.trim_end().clone_into(&mut question.text);
+        }
+        let problems = Input::of_problems(path, &asking);
+        let mut asked: Vec<String> = asking.into_iter().map(|question| question.text).collect();
         Chance::new(settings.seed, "order", 0).shuffle(&mut asked);
         let kept = asked.len().checked_sub(settings.check_problems).filter(|kept| *kept > 0);
         let kept = kept.with_context(|| {
             format!("{}: no question is left beside those of the check", path.display())
         })?;
         let checked = asked.split_off(kept);
-        Ok(Self::Set { asked, checked, answer_tokens: questions.answer_tokens })
+        Ok(Self::Set { asked, checked, answer_tokens: questions.answer_tokens, problems })
+    }
+
+    /// What it was read from, if from anywhere.
+    pub(super) fn input(&self) -> Option<Input> {
+        match self {
+            Self::World { .. } => None,
+            Self::Set { problems, .. } => Some(problems.clone()),
+        }
     }
 
     /// The longest answer.

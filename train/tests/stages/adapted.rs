@@ -51,6 +51,17 @@ fn adapters_that_were_stopped_go_on_to_the_same_bits_and_merge() {
     assert_eq!(ours.tokenizer.fingerprint(&[]), base.tokenizer.fingerprint(&[]));
     assert_ne!(ours.identity.hash, base.identity.hash);
 
+    std::fs::write(path("other.jsonl"), (4..10).map(question).collect::<String>()).unwrap();
+    let warmed = in_tree("train/runs/warmed").to_str().unwrap().to_owned();
+    for (this, other, flag) in
+        [(&from, &warmed, "--from"), (&set, &path("other.jsonl"), "--problems")]
+    {
+        let words = warm_up(&whole).map(|word| if word == this { other.as_str() } else { word });
+        let refused = program(&words).output().unwrap();
+        let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.contains(&format!("this run began with {flag} ")), "{refused}");
+    }
+
     let lacking = program(&warm_up(&whole)[..5]).args(["--out", &path("other")]).output().unwrap();
     let lacking = String::from_utf8_lossy(&lacking.stderr).into_owned();
     assert!(lacking.contains("give the set's file with --problems"), "{lacking}");

@@ -48,6 +48,19 @@ impl Place {
         act(&[&models[..], &files, &["--out", shown(&out)]].concat())
     }
 
+    /// What a run that was begun in `out` says to `other` in the place of `this`.
+    fn fault_with(&self, out: &str, this: &Path, other: &Path) -> String {
+        let swapped = |word: &&str| {
+            if **word == *shown(this) { shown(other).to_owned() } else { (*word).to_owned() }
+        };
+        let words =
+            self.with_words(out, "1", |words| words.iter().map(swapped).collect::<Vec<_>>());
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let output = program(&words).output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     fn checkpoint(&self, out: &str) -> PathBuf {
         self.path(out).join("checkpoint.safetensors")
     }
@@ -93,6 +106,19 @@ fn a_killed_run_ends_with_the_bits_of_one_that_never_stopped() {
     assert!((sum - 100.0).abs() < 1e-6, "{check}");
     for curve in ["accuracy.svg", "kl.svg"] {
         assert!(place.path("cut").join(curve).exists(), "{curve}");
+    }
+
+    // The same settings with other models or problems are another run.
+    let (from, llm, problems) =
+        (student(), in_tree("train/runs/pretrained/slm"), place.path("problems.jsonl"));
+    let text = std::fs::read_to_string(&problems).unwrap();
+    let fewer = place.path("fewer.jsonl");
+    std::fs::write(&fewer, text.lines().skip(1).collect::<Vec<_>>().join("\n")).unwrap();
+    for (this, other, flag) in
+        [(&from, &llm, "--from"), (&llm, &from, "--llm"), (&problems, &fewer, "--problems")]
+    {
+        let message = place.fault_with("cut", this, other);
+        assert!(message.contains(&format!("this run began with {flag} ")), "{message}");
     }
 }
 
