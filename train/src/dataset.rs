@@ -12,6 +12,10 @@ use serde_json::Value;
 use crate::grader;
 use crate::jsonl::JsonLines;
 
+/// What is said after a question of a real set, so that an answer can be found.
+pub const INSTRUCTION: &str =
+    "Please reason step by step, and put your final answer within \\boxed{}.";
+
 /// A set of problems with a format of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Set {
@@ -31,6 +35,17 @@ pub enum Set {
     Generated,
 }
 
+impl Set {
+    /// What follows each question: what is given, else the usual words. The small world's problems
+    /// are asked bare, as its models learned them.
+    pub fn instruction(self, given: Option<&str>) -> &str {
+        given.unwrap_or(match self {
+            Self::Generated => "",
+            _ => INSTRUCTION,
+        })
+    }
+}
+
 /// A question with its gold answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -41,6 +56,12 @@ pub struct Question {
 }
 
 impl Question {
+    /// What a model reads, the same in every stage and in evaluation: the question, and the
+    /// instruction on a line of its own.
+    pub fn asked(&self, instruction: &str) -> String {
+        format!("{}\n{instruction}", self.text).trim_end().to_owned()
+    }
+
     /// A hash of what is asked and what is right.
     pub fn id(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -142,6 +163,19 @@ mod tests {
         ] {
             let expected = Question { text: "q".into(), gold: "2".into() };
             assert_eq!(load_text(set, line), Ok(vec![expected]), "{set:?}");
+        }
+    }
+
+    #[test]
+    fn real_sets_are_asked_with_the_usual_words_and_the_small_world_bare() {
+        let question = Question { text: "q".into(), gold: "2".into() };
+        for (set, given, expected) in [
+            (Set::Gsm8k, None, format!("q\n{INSTRUCTION}")),
+            (Set::Gsm8k, Some("Box it."), "q\nBox it.".to_owned()),
+            (Set::Gsm8k, Some(""), "q".to_owned()),
+            (Set::Generated, None, "q".to_owned()),
+        ] {
+            assert_eq!(question.asked(set.instruction(given)), expected, "{set:?} {given:?}");
         }
     }
 

@@ -24,8 +24,6 @@ use crate::untouched::UNTOUCHED_SLM;
 
 /// Problems of the small world unless their number is given.
 const WORLD_PROBLEMS: usize = 200;
-/// What is said after a question of a set, so that an answer can be found.
-const INSTRUCTION: &str = "Please reason step by step, and put your final answer within \\boxed{}.";
 
 /// A pair of models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -72,9 +70,10 @@ pub struct Eval {
     /// The set's JSONL file.
     #[arg(long = "in", value_name = "FILE", requires = "set")]
     input: Option<PathBuf>,
-    /// What is said after each question of the set.
-    #[arg(long, value_name = "TEXT", default_value = INSTRUCTION, requires = "set")]
-    instruction: String,
+    /// What is said after each question of the set: to reason, and to put the answer into a box,
+    /// unless given; nothing after the small world's.
+    #[arg(long, value_name = "TEXT", requires = "set")]
+    instruction: Option<String>,
     /// Problems in all: 200 of the small world's test split, or the whole set, unless given.
     #[arg(long)]
     problems: Option<usize>,
@@ -212,15 +211,16 @@ fn items(flags: &Eval, run: &mut Run) -> anyhow::Result<Items> {
         return Items::of_world(run);
     };
     let questions = dataset::load(set, path)?;
+    let instruction = set.instruction(flags.instruction.as_deref());
     let name = clap::ValueEnum::to_possible_value(&set);
     run.set = Some(SetName {
         name: name.map_or_else(String::new, |name| name.get_name().to_owned()),
         hash: set_hash(&questions),
-        instruction: flags.instruction.clone(),
+        instruction: instruction.to_owned(),
     });
     run.levels.clear();
     let wanted = flags.problems.unwrap_or(questions.len());
-    let items = Items::of_set(&questions, wanted, run.seed, &flags.instruction);
+    let items = Items::of_set(&questions, wanted, run.seed, instruction);
     run.problems = items.judged.len();
     Ok(items)
 }

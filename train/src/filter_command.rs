@@ -36,6 +36,10 @@ pub struct Filter {
     /// What form they have.
     #[arg(long, value_enum, default_value = "generated")]
     set: Set,
+    /// What is said after each question: to reason, and to put the answer into a box, unless given;
+    /// nothing after the small world's.
+    #[arg(long, value_name = "TEXT")]
+    instruction: Option<String>,
     /// Where the kept ones go, with the share that was right as `llm_pass_rate`.
     #[arg(long)]
     out: PathBuf,
@@ -67,6 +71,9 @@ struct Sampled {
     temperature: f32,
     max_tokens: u32,
     seed: u64,
+    /// What was said after each question.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    instruction: String,
 }
 
 /// What became of one problem: the other lines.
@@ -99,6 +106,7 @@ pub fn filter(flags: &Filter, llm: LoadedModel, output: &mut impl Write) -> anyh
         temperature: flags.temperature,
         max_tokens: flags.max_tokens,
         seed: flags.seed,
+        instruction: flags.set.instruction(flags.instruction.as_deref()).to_owned(),
     };
     let mut file = SampleFile::open(&flags.out.with_added_extension("samples.jsonl"), &sampled)?;
     let template = llm.chat_template.clone();
@@ -109,7 +117,8 @@ pub fn filter(flags: &Filter, llm: LoadedModel, output: &mut impl Write) -> anyh
         if file.solved.contains_key(&question.id()) {
             continue;
         }
-        let prompt = prompt_ids(rollout.tokenizer(), template.as_ref(), &question.text)?;
+        let asked = question.asked(&sampled.instruction);
+        let prompt = prompt_ids(rollout.tokenizer(), template.as_ref(), &asked)?;
         for sample in 0..flags.samples {
             asks.push(Ask { prompt: prompt.clone(), seed: sample_seed(flags.seed, index, sample) });
             of_ask.push(index);
@@ -242,16 +251,27 @@ mod tests {
     fn a_file_of_samples_goes_on_with_the_same_sampling_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.samples.jsonl");
-        let sampled =
-            Sampled { llm: "a".to_owned(), samples: 10, temperature: 0.7, max_tokens: 9, seed: 0 };
+        let sampled = Sampled {
+            llm: "a".to_owned(),
+            samples: 10,
+            temperature: 0.7,
+            max_tokens: 9,
+            seed: 0,
+            instruction: String::new(),
+        };
         let mut file = SampleFile::open(&path, &sampled).unwrap();
         file.push(Solved { problem: "p".to_owned(), correct: 7 }).unwrap();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&whole[..], br#"{"prob"#].concat()).unwrap();
         let again = SampleFile::open(&path, &sampled).unwrap();
         assert_eq!(again.solved, HashMap::from([("p".to_owned(), 7)]));
-        let other = Sampled { seed: 1, ..sampled };
-        let error = SampleFile::open(&path, &other).err().unwrap().to_string();
-        assert!(error.contains("was sampled otherwise"), "{error}");
+        let otherwise = [
+            Sampled { seed: 1, ..sampled.clone() },
+            Sampled { instruction: "i".into(), ..sampled },
+        ];
+        for other in otherwise {
+            let error = SampleFile::open(&path, &other).err().unwrap().to_string();
+            assert!(error.contains("was sampled otherwise"), "{error}");
+        }
     }
 }

@@ -117,7 +117,11 @@ impl Stage {
         run: &TrainingRun,
     ) -> anyhow::Result<Self> {
         let slm = load_model(&flags.from, &TINY_SLM, Some(run.threads))?;
-        let questions = dataset::load(flags.set, &flags.problems)?;
+        let mut questions = dataset::load(flags.set, &flags.problems)?;
+        let instruction = flags.set.instruction(settings.instruction.as_deref());
+        for question in &mut questions {
+            question.text = question.asked(instruction);
+        }
         let student = Input::of_model(&slm.identity);
         let problems = Input::of_problems(&flags.problems, &questions);
         let questions = Questions::new(questions, slm.chat_template.clone(), settings.seed);

@@ -95,12 +95,8 @@ impl Item {
     }
 
     fn of_question(question: &Question, instruction: &str) -> Self {
-        let instruction = instruction.trim();
-        let text = match instruction {
-            "" => question.text.clone(),
-            _ => format!("{}\n{instruction}", question.text),
-        };
-        Self { id: question.id(), question: text, gold: question.gold.clone(), world: None }
+        let (id, gold) = (question.id(), question.gold.clone());
+        Self { id, question: question.asked(instruction), gold, world: None }
     }
 }
 

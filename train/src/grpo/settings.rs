@@ -29,6 +29,9 @@ pub struct GrpoSettings {
     pub steps: u64,
     /// Batches from one checkpoint to the next.
     pub checkpoint_steps: u64,
+    /// What is said after each question of a real set: to reason, and to put the answer into a box,
+    /// unless given. Problems of the small world are asked bare.
+    pub instruction: Option<String>,
     /// Problems of a batch.
     #[serde(default = "paper::groups")]
     pub groups: usize,

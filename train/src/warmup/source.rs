@@ -21,8 +21,9 @@ use crate::world::Mind;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuestionSettings {
-    /// What follows each question on a line of its own; may be empty.
-    pub instruction: String,
+    /// What follows each question on a line of its own: to reason, and to put the answer into a
+    /// box, unless given; may be empty.
+    pub instruction: Option<String>,
     /// The longest answer; a longer one is cut.
     pub answer_tokens: usize,
 }
@@ -65,9 +66,9 @@ impl Source {
         set: Set,
     ) -> anyhow::Result<Self> {
         let mut asking = dataset::load(set, path)?;
+        let instruction = set.instruction(questions.instruction.as_deref());
         for question in &mut asking {
-            let text = format!("{}\n{}", question.text, questions.instruction);
-            text.trim_end().clone_into(&mut question.text);
+            question.text = question.asked(instruction);
         }
         let problems = Input::of_problems(path, &asking);
         let mut asked: Vec<String> = asking.into_iter().map(|question| question.text).collect();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::Parser;
 use relay_model::scripted::{ScriptedModel, byte_tokenizer};
 use relay_model::{LoadedModel, ModelIdentity};
+use relay_train::dataset::INSTRUCTION;
 use relay_train::evaluation::contender::{Contender, random_probability};
 use relay_train::evaluation::figures::figures;
 use relay_train::evaluation::finished::Finished;
@@ -187,6 +188,27 @@ fn a_run_that_was_stopped_goes_on_to_the_same_rows() {
 struct Flags {
     #[command(flatten)]
     filter: Filter,
+}
+
+#[test]
+fn the_filter_asks_a_real_set_as_evaluation_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+    std::fs::write(&input, "{\"question\": \"What is 1 + 1?\", \"answer\": \"#### 2\"}").unwrap();
+    let (input, out) = (input.to_str().unwrap(), out.to_str().unwrap());
+    let words = ["filter", "--llm", "unused", "--in", input, "--out", out, "--set", "gsm8k"];
+    let flags = Flags::try_parse_from(words).unwrap().filter;
+    let asked = format!("What is 1 + 1?\n{INSTRUCTION}\n");
+    let model = ScriptedModel::new(257, 4096, move |ids| {
+        let text: Vec<u8> = ids.iter().map(|id| u8::try_from(*id).unwrap_or(b'?')).collect();
+        let written = text.strip_prefix(asked.as_bytes());
+        let rest = written.and_then(|written| b"\\boxed{2}".strip_prefix(written));
+        rest.and_then(|rest| rest.first()).map_or(END, |byte| u32::from(*byte))
+    });
+    let llm = LoadedModel { model: Box::new(model), ..writer(HashMap::new(), None) };
+    let mut said = Vec::new();
+    filter(&flags, llm, &mut said).unwrap();
+    assert!(String::from_utf8(said).unwrap().starts_with("kept 1 of 1 problems in "));
 }
 
 #[test]
