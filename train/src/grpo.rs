@@ -71,7 +71,7 @@ pub struct Grpo {
 
 /// Trains a policy, or goes on; then says how the run went.
 pub fn run(flags: &Grpo, output: &mut impl Write) -> anyhow::Result<()> {
-    let settings: GrpoSettings = open_settings(&flags.config, &flags.out)?;
+    let settings: GrpoSettings = open_settings(&flags.config, &flags.out, output)?;
     let (weights, tokenizer) = model_folder::import(&flags.from)?;
     let run = TrainingRun {
         name: "GRPO".to_owned(),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::optimiser::{AdamW, OptimiserSettings, clip};
+use crate::optimiser::{AdamW, LOWER_RATE, OptimiserSettings, clip};
 use crate::trainable::{Pass, Sequence, TensorPlace, Weights};
 
 /// As many threads as there are cores this process may use, as far as a learner has work for them:
@@ -117,8 +117,7 @@ impl Learner {
         let gradient_norm = clip(&mut first.gradient, self.settings.gradient_norm_max);
         ensure!(
             gradient_norm.is_finite(),
-            "the gradient is not finite at step {}: nothing was changed; go on from the last \
-             checkpoint with a lower learning_rate",
+            "the gradient is not finite at step {}: nothing was changed; {LOWER_RATE}",
             self.optimiser.steps
         );
         if gradient_norm > 0.0 {

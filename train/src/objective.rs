@@ -16,6 +16,8 @@ use std::fmt;
 use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
+use crate::optimiser::LOWER_RATE;
+
 /// Farther apart than this, two log-probabilities count as this far, in nats.
 const LOG_RATIO_MAX: f64 = 20.0;
 /// A token's KL estimate counts as at most this.
@@ -190,8 +192,7 @@ impl fmt::Display for ObjectiveError {
             ),
             Self::NotFinite { sequence, token, what } => write!(
                 formatter,
-                "answer {sequence}, token {token}: `{what}` is no finite number: go on from the \
-                 last checkpoint with a lower learning rate"
+                "answer {sequence}, token {token}: `{what}` is no finite number: {LOWER_RATE}"
             ),
         }
     }

@@ -7,6 +7,10 @@ use std::ops::Range;
 use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
+/// What to do about a loss or a slope that is no finite number.
+pub(crate) const LOWER_RATE: &str = "lower learning_rate in the settings and run the same command: \
+                                     it goes on from the last checkpoint";
+
 /// How the learning rate goes down after its warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

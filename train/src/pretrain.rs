@@ -108,7 +108,7 @@ impl PretrainSettings {
 
 /// Trains one model, or goes on; then says how often it is right.
 pub fn run(flags: &Pretrain, output: &mut impl Write) -> anyhow::Result<()> {
-    let settings: PretrainSettings = open_settings(&flags.config, &flags.out)?;
+    let settings: PretrainSettings = open_settings(&flags.config, &flags.out, output)?;
     let (model, mind) = settings.of(flags.model);
     let tokenizer = vocabulary::learn(settings.tokenizer_tokens, settings.seed)?;
     let run = TrainingRun {

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use relay_model::ModelIdentity;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::checkpoint::write_aside;
 use crate::dataset::Question;
@@ -18,7 +20,7 @@ use crate::evaluation::item::set_hash;
 const INPUTS: &str = "inputs.json";
 
 /// All that decides what comes out of a stage.
-pub trait StageSettings: DeserializeOwned {
+pub trait StageSettings: Serialize + DeserializeOwned {
     /// Under which name they are copied into a run's folder.
     const FILE: &'static str;
 
@@ -27,28 +29,57 @@ pub trait StageSettings: DeserializeOwned {
 }
 
 /// Reads and checks a stage's TOML, and copies it into the run's folder, or refuses to go on there
-/// under other settings than before.
-pub fn open_settings<Settings: StageSettings>(path: &Path, out: &Path) -> anyhow::Result<Settings> {
+/// under other settings than before. The learning rate alone may be another one: lowering it is the
+/// cure for a loss that is no number.
+pub fn open_settings<Settings: StageSettings>(
+    path: &Path,
+    out: &Path,
+    output: &mut impl Write,
+) -> anyhow::Result<Settings> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("{shown}: cannot be read: give the run's TOML"))?;
     let settings: Settings = toml::from_str(&text).with_context(|| shown.to_string())?;
     settings.check().with_context(|| shown.to_string())?;
-    echo_settings(&text, out, Settings::FILE)?;
+    echo_settings(&text, &settings, out, output)?;
     Ok(settings)
 }
 
-fn echo_settings(settings: &str, out: &Path, name: &str) -> anyhow::Result<()> {
+fn echo_settings<Settings: StageSettings>(
+    text: &str,
+    settings: &Settings,
+    out: &Path,
+    output: &mut impl Write,
+) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("{}: cannot be made", out.display()))?;
-    let path = out.join(name);
-    match std::fs::read_to_string(&path) {
-        Ok(before) if before == settings => Ok(()),
-        Ok(_) => bail!(
-            "{}: this run began with other settings: go on with those, or give another --out",
-            path.display()
-        ),
-        Err(_) => write_aside(&path, settings.as_bytes()),
+    let path = out.join(Settings::FILE);
+    if let Ok(before) = std::fs::read_to_string(&path)
+        && before != text
+    {
+        let rates = rates(&before, settings).with_context(|| {
+            format!(
+                "{}: this run began with other settings, and not only another learning_rate: go \
+                 on with those, or give another --out",
+                path.display()
+            )
+        })?;
+        if let [Some(was), Some(is)] = rates
+            && was != is
+        {
+            writeln!(output, "learning_rate is {is} from here on; it was {was}")?;
+        }
     }
+    write_aside(&path, text.as_bytes())
+}
+
+/// The learning rates before and now, if nothing else differs.
+fn rates<Settings: StageSettings>(before: &str, now: &Settings) -> Option<[Option<Value>; 2]> {
+    let before: Settings = toml::from_str(before).ok()?;
+    let mut settings = [serde_json::to_value(before).ok()?, serde_json::to_value(now).ok()?];
+    let rates = settings
+        .each_mut()
+        .map(|settings| settings.pointer_mut("/optimiser/learning_rate").map(Value::take));
+    (settings[0] == settings[1]).then_some(rates)
 }
 
 /// A model or a set of problems that a run was given. Its name is for people; what is in it tells
@@ -109,14 +140,24 @@ pub fn check_inputs(out: &Path, given: Vec<(&str, Input)>) -> anyhow::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpo::GrpoSettings;
 
     #[test]
     fn other_settings_need_another_folder() {
         let folder = tempfile::tempdir().unwrap();
-        echo_settings("a = 1", folder.path(), "x.toml").unwrap();
-        echo_settings("a = 1", folder.path(), "x.toml").unwrap();
-        let error = echo_settings("a = 2", folder.path(), "x.toml").unwrap_err().to_string();
-        assert!(error.contains("give another --out"), "{error}");
+        let (config, out) = (folder.path().join("a.toml"), folder.path().join("out"));
+        let open = |text: &str| {
+            std::fs::write(&config, text).unwrap();
+            open_settings::<GrpoSettings>(&config, &out, &mut std::io::sink())
+        };
+        let began = "seed = 1\nsteps = 2\ncheckpoint_steps = 1\n";
+        open(began).unwrap();
+        // What it began with, said at length.
+        open(&format!("{began}policy = \"learned\" # as ever\n")).unwrap();
+        for other in [began.replace("seed = 1", "seed = 2"), format!("{began}updates = 2\n")] {
+            let error = open(&other).unwrap_err().to_string();
+            assert!(error.contains("give another --out"), "{error}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::curve;
 use crate::jsonl::JsonLines;
 use crate::learner::Learner;
 use crate::model_writer::{MODEL, ModelWriter};
-use crate::optimiser::{AdamW, OptimiserSettings};
+use crate::optimiser::{AdamW, LOWER_RATE, OptimiserSettings};
 use crate::trainable::Weights;
 
 /// Where a run writes, and how long it is.
@@ -115,8 +115,7 @@ impl TrainingRun {
             let line = make_step(&mut learner, &mut state)?;
             ensure!(
                 line.loss().is_finite(),
-                "the loss is not finite at step {}: go on from the last checkpoint with a lower \
-                 learning_rate, in another --out",
+                "the loss is not finite at step {}: {LOWER_RATE}",
                 line.step()
             );
             serde_json::to_writer(&mut log, &line)
@@ -221,6 +220,7 @@ mod tests {
     use super::*;
     use crate::model_writer::Base;
     use crate::optimiser::test_settings;
+    use crate::run_folder::{StageSettings, open_settings};
     use crate::supervised::{LossLine, supervised};
     use crate::trainable::{LoraSettings, Sequence, Target, test_architecture};
     use crate::vocabulary;
@@ -301,15 +301,56 @@ mod tests {
         assert!(cut.model_folder().join("model.safetensors").exists());
     }
 
+    /// A run whose loss at step 5 is none at the higher learning rate.
+    fn run_to_the_end(run: &TrainingRun) -> anyhow::Result<Ending> {
+        let mut steps = supervised(run.steps, |state: &mut u32| Ok(batch(state)));
+        run.run(weights(), 0, &mut |learner, state| {
+            let mut line = steps(learner, state)?;
+            if line.step == 5 && run.optimiser.learning_rate > 1e-3 {
+                line.loss = f64::NAN;
+            }
+            Ok(line)
+        })
+    }
+
     #[test]
-    fn a_loss_that_is_no_number_stops_the_run() {
+    fn a_loss_that_is_no_number_stops_the_run_which_goes_on_at_a_lower_rate() {
         let folder = tempfile::tempdir().unwrap();
-        let run = training_run(folder.path(), 1);
-        let mut weights = weights();
-        weights.values[0] = f32::NAN;
-        let mut steps = supervised(run.steps, |state| Ok(batch(state)));
-        let error = run.run(weights, 0, &mut steps).unwrap_err().to_string();
-        assert!(error.contains("not finite") && error.contains("lower learning_rate"), "{error}");
-        assert!(!run.checkpoint().exists());
+        let (config, out) = (folder.path().join("a.toml"), folder.path().join("out"));
+        let text = |rate: f64| {
+            let optimiser = OptimiserSettings { learning_rate: rate, ..test_settings() };
+            toml::to_string(&RateSettings { optimiser }).unwrap()
+        };
+        std::fs::write(&config, text(1e-2)).unwrap();
+        let mut said = Vec::new();
+        let mut open = || open_settings::<RateSettings>(&config, &out, &mut said).unwrap();
+        let run = TrainingRun { optimiser: open().optimiser, ..training_run(&out, 1) };
+        let error = run_to_the_end(&run).unwrap_err().to_string();
+        assert!(error.contains("the loss is not finite at step 5"), "{error}");
+        assert!(error.contains("lower learning_rate"), "{error}");
+        assert_eq!(load::<u32>(&weights(), &run.checkpoint()).unwrap().unwrap().optimiser.steps, 4);
+
+        std::fs::write(&config, text(1e-4)).unwrap();
+        let run = TrainingRun { optimiser: open().optimiser, ..run };
+        assert_eq!(run_to_the_end(&run).unwrap(), Ending::Finished);
+        let lines: Vec<LossLine> = read_log(&run.log()).unwrap();
+        let rates: Vec<bool> = lines.iter().map(|line| line.learning_rate > 1e-3).collect();
+        assert_eq!(rates, [true, true, true, true, false, false, false]);
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(said, "learning_rate is 0.0001 from here on; it was 0.01\n");
+        assert_eq!(std::fs::read_to_string(out.join("rate.toml")).unwrap(), text(1e-4));
+    }
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct RateSettings {
+        optimiser: OptimiserSettings,
+    }
+
+    impl StageSettings for RateSettings {
+        const FILE: &'static str = "rate.toml";
+
+        fn check(&self) -> anyhow::Result<()> {
+            Ok(())
+        }
     }
 }

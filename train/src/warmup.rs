@@ -116,7 +116,7 @@ impl StageSettings for WarmupSettings {
 
 /// Warms a model up, or goes on; then says what its commands look like and how often it is right.
 pub fn run(flags: &Warmup, output: &mut impl Write) -> anyhow::Result<()> {
-    let settings: WarmupSettings = open_settings(&flags.config, &flags.out)?;
+    let settings: WarmupSettings = open_settings(&flags.config, &flags.out, output)?;
     let source = Source::open(&settings, flags.problems.as_deref(), flags.set)?;
     let (weights, writer) = open_weights(flags, &settings)?;
     let run = TrainingRun {
