@@ -1,11 +1,12 @@
 //! A run's state in one file: weights and the optimiser's means as safetensors, the rest as JSON in
 //! the file's own metadata, a hash over all numbers beside it. Written aside and then put in place,
-//! so that there is always a whole one. Knows no stage of training.
+//! so that there is always a whole one; the one before it is kept, should the newest be damaged
+//! later. Knows no stage of training.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, ensure};
 use safetensors::tensor::TensorView;
@@ -32,7 +33,7 @@ pub struct Checkpoint<State> {
     pub state: State,
 }
 
-/// Puts a checkpoint in place of an older one.
+/// Puts a checkpoint in place of an older one, which becomes the one before it.
 pub fn save<State: Serialize>(checkpoint: &Checkpoint<State>, path: &Path) -> anyhow::Result<()> {
     let Checkpoint { weights, optimiser, state } = checkpoint;
     let rows = [&weights.values, &optimiser.first, &optimiser.second].map(|row| bytes(row));
@@ -44,7 +45,44 @@ pub fn save<State: Serialize>(checkpoint: &Checkpoint<State>, path: &Path) -> an
     let view = |row| TensorView::new(Dtype::F32, vec![weights.values.len()], row);
     let views = rows.iter().map(|row| view(row)).collect::<Result<Vec<_>, _>>()?;
     let file = safetensors::serialize(PARTS.into_iter().zip(views), Some(metadata))?;
-    write_aside(path, &file)
+    write_keeping(path, &file, Some(&previous(path)))
+}
+
+/// Where the one before it is.
+fn previous(path: &Path) -> PathBuf {
+    path.with_extension("previous.safetensors")
+}
+
+/// Reads the newest checkpoint back, or the one before it where the newest is damaged, with what to
+/// say about that; a damaged one is moved aside. `None` if there is none.
+///
+/// # Errors
+/// Those of [`load`], if no checkpoint is whole.
+pub fn load_newest<State: DeserializeOwned>(
+    start: &Weights,
+    path: &Path,
+) -> anyhow::Result<Option<(Checkpoint<State>, Option<String>)>> {
+    let newest = load(start, path);
+    if let Ok(Some(checkpoint)) = newest {
+        return Ok(Some((checkpoint, None)));
+    }
+    let (before, shown) = (previous(path), path.display());
+    let checkpoint = match (load(start, &before), newest) {
+        (Ok(Some(checkpoint)), Err(_)) => {
+            let damaged = path.with_extension("damaged.safetensors");
+            std::fs::rename(path, &damaged)
+                .with_context(|| format!("{shown}: damaged, and cannot be moved aside"))?;
+            checkpoint
+        }
+        // A kill between the two renames.
+        (Ok(Some(checkpoint)), Ok(_)) => checkpoint,
+        (_, Err(error)) | (Err(error), Ok(_)) => return Err(error),
+        (Ok(None), Ok(_)) => return Ok(None),
+    };
+    let steps = checkpoint.optimiser.steps;
+    let warning =
+        format!("{shown} is damaged or missing: going on from the one before it, of step {steps}");
+    Ok(Some((checkpoint, Some(warning))))
 }
 
 /// Reads a checkpoint of weights like `start` back; `None` if there is none.
@@ -91,12 +129,21 @@ fn read<State: DeserializeOwned>(
 
 /// Writes a file so that either all of it is there, under its name, or the old one.
 pub fn write_aside(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_keeping(path, bytes, None)
+}
+
+/// The same; the old file, if there is one, becomes `previous`.
+fn write_keeping(path: &Path, bytes: &[u8], previous: Option<&Path>) -> anyhow::Result<()> {
     let aside = path.with_added_extension("partial");
     let written = File::create(&aside).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()
     });
-    let placed = written.and_then(|()| std::fs::rename(&aside, path));
+    let kept = written.and_then(|()| match previous {
+        Some(previous) if path.exists() => std::fs::rename(path, previous),
+        _ => Ok(()),
+    });
+    let placed = kept.and_then(|()| std::fs::rename(&aside, path));
     placed.map_err(|error| {
         let shown = path.display();
         anyhow!(error).context(format!(
@@ -178,6 +225,33 @@ mod tests {
         assert!(error.contains("the model has other sizes"), "{error}");
         let error = format!("{:#}", load::<String>(&weights(), &path).unwrap_err());
         assert!(error.contains("the state is not this stage's"), "{error}");
+    }
+
+    #[test]
+    fn the_one_before_stands_in_for_a_damaged_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.safetensors");
+        let newest = || load_newest::<u64>(&weights(), &path);
+        assert!(newest().unwrap().is_none());
+        let of = |state| Checkpoint { state, ..checkpoint() };
+        save(&of(1), &path).unwrap();
+        save(&of(2), &path).unwrap();
+        assert_eq!(newest().unwrap(), Some((of(2), None)));
+        std::fs::write(&path, b"cut").unwrap();
+        let (found, warning) = newest().unwrap().unwrap();
+        assert_eq!(found, of(1));
+        let warning = warning.unwrap();
+        assert!(warning.contains("going on from the one before it, of step 17"), "{warning}");
+        // The damaged one is out of the way: it never takes the place of the sound one.
+        assert_eq!(newest().unwrap().unwrap().0, of(1));
+        save(&of(3), &path).unwrap();
+        std::fs::write(&path, b"cut").unwrap();
+        assert_eq!(newest().unwrap().unwrap().0, of(1));
+
+        std::fs::write(&path, b"cut").unwrap();
+        std::fs::write(previous(&path), b"cut").unwrap();
+        let error = format!("{:#}", newest().unwrap_err());
+        assert!(error.contains("checkpoint.safetensors: damaged"), "{error}");
     }
 
     #[cfg(target_os = "linux")]

@@ -13,7 +13,7 @@ use relay_model::CPU_HELP;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::checkpoint::{Checkpoint, load, save, write_aside};
+use crate::checkpoint::{Checkpoint, load_newest, save, write_aside};
 use crate::curve;
 use crate::jsonl::JsonLines;
 use crate::learner::Learner;
@@ -100,13 +100,7 @@ impl TrainingRun {
         state: State,
         make_step: &mut dyn FnMut(&mut Learner, &mut State) -> anyhow::Result<Line>,
     ) -> anyhow::Result<Ending> {
-        let start = load(&weights, &self.checkpoint())?;
-        let start = start.unwrap_or_else(|| Checkpoint {
-            optimiser: AdamW::new(weights.values.len()),
-            weights,
-            state,
-        });
-        let Checkpoint { weights, optimiser, mut state } = start;
+        let Checkpoint { weights, optimiser, mut state } = self.start(weights, state)?;
         let mut learner = Learner::new(weights, optimiser, self.optimiser.clone(), self.threads)?;
         let mut kept_steps = learner.optimiser.steps;
         let mut log = self.open_log::<Line>(kept_steps)?;
@@ -137,6 +131,22 @@ impl TrainingRun {
             self.writer.finish(&learner.weights, &self.out)?;
         }
         Ok(if is_finished { Ending::Finished } else { Ending::Stopped })
+    }
+
+    /// The last checkpoint, or the beginning.
+    fn start<State: DeserializeOwned>(
+        &self,
+        weights: Weights,
+        state: State,
+    ) -> anyhow::Result<Checkpoint<State>> {
+        let Some((checkpoint, warning)) = load_newest(&weights, &self.checkpoint())? else {
+            let optimiser = AdamW::new(weights.values.len());
+            return Ok(Checkpoint { weights, optimiser, state });
+        };
+        if let Some(warning) = warning {
+            anstream::eprintln!("{}: {warning}", self.name);
+        }
+        Ok(checkpoint)
     }
 
     /// Checkpoint, model and curves.
@@ -218,6 +228,7 @@ pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::load;
     use crate::model_writer::Base;
     use crate::optimiser::test_settings;
     use crate::run_folder::{StageSettings, open_settings};
@@ -299,6 +310,39 @@ mod tests {
         assert_ne!(whole_end.weights, *weights);
         assert!(cut.out.join("curve.svg").exists() && cut.out.join(kept).exists());
         assert!(cut.model_folder().join("model.safetensors").exists());
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_costs_the_steps_since_the_one_before() {
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [whole, cut] = folders.each_ref().map(|folder| training_run(folder.path(), 1));
+        let run = |run: &TrainingRun, stop_at: Option<u32>| {
+            run.stop.store(false, Ordering::Relaxed);
+            let draw = |state: &mut u32| {
+                run.stop.store(Some(*state) == stop_at, Ordering::Relaxed);
+                Ok(batch(state))
+            };
+            run.run(weights(), 0, &mut supervised(run.steps, draw)).unwrap()
+        };
+        run(&whole, None);
+        // Checkpoints of the fourth and of the fifth step; the latter is cut short.
+        assert_eq!(run(&cut, Some(4)), Ending::Stopped);
+        let newest = std::fs::read(cut.checkpoint()).unwrap();
+        std::fs::write(cut.checkpoint(), &newest[..newest.len() / 2]).unwrap();
+        let mut drawn = Vec::new();
+        let draw = |state: &mut u32| {
+            drawn.push(*state);
+            Ok(batch(state))
+        };
+        cut.stop.store(false, Ordering::Relaxed);
+        cut.run(weights(), 0, &mut supervised(cut.steps, draw)).unwrap();
+        assert_eq!(drawn, [4, 5, 6], "the fifth step comes again");
+        let [whole_end, cut_end] =
+            [&whole, &cut].map(|run| load::<u32>(&weights(), &run.checkpoint()).unwrap().unwrap());
+        assert_eq!(whole_end, cut_end);
+        let lines: Vec<LossLine> = read_log(&cut.log()).unwrap();
+        let steps: Vec<u64> = lines.iter().map(LogLine::step).collect();
+        assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7]);
     }
 
     /// A run whose loss at step 5 is none at the higher learning rate.
