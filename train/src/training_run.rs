@@ -168,13 +168,12 @@ impl TrainingRun {
 
     /// The log as far as the checkpoint reaches; what was logged beyond comes again.
     fn open_log<Line: LogLine>(&self, steps: u64) -> anyhow::Result<File> {
-        let mut lines = read_log::<Line>(&self.log())?;
-        lines.retain(|line| line.step() <= steps);
-        let mut text = String::new();
-        for line in &lines {
-            text += &(serde_json::to_string(line).context("a log line is no JSON")? + "\n");
-        }
-        write_aside(&self.log(), text.as_bytes())?;
+        let lines = read_log::<Line>(&self.log())?;
+        let kept = lines.iter().take_while(|line| line.step() <= steps).count();
+        let text = whole_lines(&self.log())?;
+        let written = text.split_inclusive(|byte| *byte == b'\n');
+        let written = written.filter(|line| !line.trim_ascii().is_empty());
+        write_aside(&self.log(), &written.take(kept).collect::<Vec<_>>().concat())?;
         OpenOptions::new()
             .append(true)
             .open(self.log())
@@ -192,18 +191,29 @@ impl TrainingRun {
 }
 
 /// All lines of a log; none where there is no log yet.
+///
+/// # Errors
+/// If a line is damaged: the file is left as it is.
 pub fn read_log<Line: LogLine>(path: &Path) -> anyhow::Result<Vec<Line>> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        file => file.with_context(|| format!("{}: cannot be opened", path.display()))?,
-    };
-    let mut lines = JsonLines::new(std::io::BufReader::new(file), path.display().to_string());
+    let text = whole_lines(path)?;
+    let mut lines = JsonLines::new(&text[..], path.display().to_string());
     let mut read = Vec::new();
-    // A last line cut short by a kill is no fault: its step comes again.
-    while let Ok(Some(line)) = lines.read() {
+    while let Some(line) =
+        lines.read().context("the log is damaged: mend or remove this line and run again")?
+    {
         read.push(line);
     }
     Ok(read)
+}
+
+/// A log without a last line that a kill cut short, which is no fault: its step comes again.
+fn whole_lines(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        bytes => bytes.with_context(|| format!("{}: cannot be read", path.display()))?,
+    };
+    bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
+    Ok(bytes)
 }
 
 /// What the flag for a run's threads says.
@@ -343,6 +353,28 @@ mod tests {
         let lines: Vec<LossLine> = read_log(&cut.log()).unwrap();
         let steps: Vec<u64> = lines.iter().map(LogLine::step).collect();
         assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_damaged_log_is_told_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = training_run(folder.path(), 1);
+        run_to_the_end(&run).unwrap();
+        let whole = std::fs::read_to_string(run.log()).unwrap();
+        // What a kill leaves: the line that was being written.
+        std::fs::write(run.log(), format!("{whole}{{\"step\": 8, \"lo")).unwrap();
+        assert_eq!(read_log::<LossLine>(&run.log()).unwrap().len(), 7);
+        run_to_the_end(&run).unwrap();
+        assert_eq!(std::fs::read_to_string(run.log()).unwrap(), whole);
+        let third = whole.lines().nth(2).unwrap();
+        let loss = third.split_once("\"loss\":").unwrap().1.split(',').next().unwrap();
+        for damaged in ["", "null", "x"].map(|other| third.replacen(loss, other, 1)) {
+            let text = whole.replace(third, &damaged);
+            std::fs::write(run.log(), &text).unwrap();
+            let error = format!("{:#}", run_to_the_end(&run).unwrap_err());
+            assert!(error.contains("mend or remove this line") && error.contains("log.jsonl:3: "));
+            assert_eq!(std::fs::read_to_string(run.log()).unwrap(), text);
+        }
     }
 
     /// A run whose loss at step 5 is none at the higher learning rate.
