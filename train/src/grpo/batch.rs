@@ -1,7 +1,7 @@
 //! From answers to what is learned of them: each is graded, each group is paid, and every token
 //! knows whether the small model chose it. Knows no model and no learner.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use relay::account::Account;
 use relay::command::DIGITS_MAX;
 use relay::effect::Author;
@@ -69,6 +69,14 @@ impl Batch {
         tags: [Option<u32>; 2],
         settings: &GrpoSettings,
     ) -> anyhow::Result<Self> {
+        // One answer too few, and every later group would be judged by its neighbour's gold.
+        ensure!(
+            answers.len() == golds.len() * settings.group_size,
+            "{} answers to {} problems, each asked {} times: this is a defect",
+            answers.len(),
+            golds.len(),
+            settings.group_size
+        );
         let mut batch =
             Self { lessons: Vec::new(), group_lessons: Vec::new(), figures: Figures::default() };
         for (group, gold) in answers.chunks(settings.group_size).zip(golds) {
@@ -242,6 +250,17 @@ mod tests {
         assert_eq!(lengths.collect::<Vec<_>>(), [2, 3, 7, 9, 10]);
         let lesson = Lesson::of(&answer, NO_TAGS, 0.0).unwrap();
         assert!(!lesson.is_length.contains(&true));
+    }
+
+    #[test]
+    fn groups_do_not_slip() {
+        let answers: Vec<Answer> = (0..4).map(|_| answer(1, 0, "\\boxed{5}")).collect();
+        let golds = ["5".to_owned(), "8".to_owned()];
+        for count in [3, 2] {
+            let batch = Batch::new(&answers[..count], &golds, NO_TAGS, &settings());
+            let error = batch.unwrap_err().to_string();
+            assert!(error.contains(&format!("{count} answers to 2 problems")), "{error}");
+        }
     }
 
     #[test]
