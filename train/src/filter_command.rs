@@ -87,6 +87,7 @@ struct Solved {
 
 /// The file of samples.
 struct SampleFile {
+    path: PathBuf,
     file: File,
     solved: HashMap<String, u32>,
 }
@@ -206,7 +207,7 @@ impl SampleFile {
     fn open(path: &Path, sampled: &Sampled) -> anyhow::Result<Self> {
         let shown = path.display();
         let (file, bytes) = open_appended(path)?;
-        let mut read = Self { file, solved: HashMap::new() };
+        let mut read = Self { path: path.to_owned(), file, solved: HashMap::new() };
         let (head, rows) = match bytes.iter().position(|byte| *byte == b'\n') {
             None => {
                 read.write(sampled)?;
@@ -233,7 +234,10 @@ impl SampleFile {
     fn write(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
         let line = serde_json::to_string(line).context("a sampled problem is no JSON")? + "\n";
         let written = self.file.write_all(line.as_bytes());
-        written.context("a sampled problem cannot be written: make room and run again")
+        written.with_context(|| {
+            let shown = self.path.display();
+            format!("{shown}: cannot be written: is the disk full? Make room and run again")
+        })
     }
 }
 
@@ -246,6 +250,20 @@ fn sample_seed(seed: u64, index: usize, sample: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told() {
+        let file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut file = SampleFile { path: "x.samples.jsonl".into(), file, solved: HashMap::new() };
+        let error = file.push(Solved { problem: "p".to_owned(), correct: 7 }).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.starts_with("x.samples.jsonl: cannot be written: is the disk full"),
+            "{error}"
+        );
+        assert!(file.solved.is_empty(), "what is not kept is sampled again");
+    }
 
     #[test]
     fn a_file_of_samples_goes_on_with_the_same_sampling_only() {

@@ -112,11 +112,7 @@ impl TrainingRun {
                 "the loss is not finite at step {}: {LOWER_RATE}",
                 line.step()
             );
-            serde_json::to_writer(&mut log, &line)
-                .and_then(|()| log.write_all(b"\n").map_err(serde_json::Error::io))
-                .with_context(|| {
-                    format!("{}: cannot be written: disk full?", self.log().display())
-                })?;
+            append(&mut log, &line, &self.log())?;
             bar.set_message(line.summary());
             bar.set_position(line.step());
             if line.step() - kept_steps >= self.checkpoint_steps {
@@ -188,6 +184,18 @@ impl TrainingRun {
             .with_prefix(self.name.clone())
             .with_position(steps)
     }
+}
+
+/// Adds a line to a log.
+fn append(log: &mut impl Write, line: &impl Serialize, path: &Path) -> anyhow::Result<()> {
+    let text = serde_json::to_string(line).context("a log line is no JSON")? + "\n";
+    log.write_all(text.as_bytes()).with_context(|| {
+        format!(
+            "{}: cannot be written: is the disk full? The last checkpoint is sound: make room and \
+             run the same command again",
+            path.display()
+        )
+    })
 }
 
 /// All lines of a log; none where there is no log yet.
@@ -375,6 +383,29 @@ mod tests {
             assert!(error.contains("mend or remove this line") && error.contains("log.jsonl:3: "));
             assert_eq!(std::fs::read_to_string(run.log()).unwrap(), text);
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_and_can_be_made_room_on() {
+        let mut full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let error = append(&mut full, &1, Path::new("out/log.jsonl")).unwrap_err().to_string();
+        assert!(
+            error.starts_with("out/log.jsonl: cannot be written: is the disk full?"),
+            "{error}"
+        );
+        assert!(error.contains("make room and run the same command again"), "{error}");
+
+        // /dev/full refuses every byte; the file aside is a link to it.
+        let folder = tempfile::tempdir().unwrap();
+        let run = training_run(folder.path(), 1);
+        let aside = folder.path().join("curve.svg.partial");
+        std::os::unix::fs::symlink("/dev/full", &aside).unwrap();
+        let error = format!("{:#}", run_to_the_end(&run).unwrap_err());
+        assert!(error.contains("curve.svg: cannot be written: is the disk full"), "{error}");
+        std::fs::remove_file(aside).unwrap();
+        assert_eq!(run_to_the_end(&run).unwrap(), Ending::Finished);
+        assert_eq!(read_log::<LossLine>(&run.log()).unwrap().len(), 7);
     }
 
     /// A run whose loss at step 5 is none at the higher learning rate.

@@ -34,7 +34,7 @@ pub(super) struct Times {
 pub(super) struct GrpoLine {
     /// Steps of the optimiser so far.
     pub(super) step: u64,
-    /// The objective: clipped surrogate, and the divergence with its weight.
+    /// The objective, clipped surrogate and weighted divergence: the mean of the batch's steps.
     pub(super) loss: f64,
     /// Mean reward of an answer.
     pub(super) reward: f64,
@@ -93,7 +93,7 @@ impl GrpoLine {
         let answers = count(figures.answers);
         Self {
             step,
-            loss: update.objective.loss,
+            loss: update.loss(),
             reward: figures.reward_sum * share(1, answers),
             accuracy: share(count(figures.correct), answers),
             call_ratio: share(figures.llm_tokens, tokens),

@@ -22,8 +22,10 @@ pub(super) enum Reference {
 /// What the steps of one batch did.
 #[derive(Debug, Default)]
 pub(super) struct Update {
-    /// Loss, clips and divergence, over all steps.
+    /// Loss, clips and divergence, over all steps; the loss is the sum of theirs.
     pub(super) objective: Objective,
+    /// Steps of the optimiser.
+    steps: u32,
     /// Of the last step, before it was clipped.
     pub(super) gradient_norm: f64,
     /// Of the last step.
@@ -85,6 +87,11 @@ impl<'a> Views<'a> {
 }
 
 impl Update {
+    /// Mean loss of a step.
+    pub(super) fn loss(&self) -> f64 {
+        self.objective.loss / f64::from(self.steps.max(1))
+    }
+
     fn step(
         &mut self,
         learner: &mut Learner,
@@ -117,6 +124,7 @@ impl Update {
             let view = views.of(lesson, new);
             self.objective.add(objective(&settings.objective, &[view], policy_tokens)?);
         }
+        self.steps += 1;
         self.gradient_norm = report.gradient_norm;
         self.learning_rate = report.learning_rate;
         Ok(())
@@ -221,6 +229,17 @@ mod tests {
             update(&mut learner, &mut Reference::Unused, &batch, &settings(2, 0.0), 10).unwrap();
         assert_eq!(learner.optimiser.steps, 2);
         assert_eq!(done.objective.policy_tokens, 16);
+    }
+
+    #[test]
+    fn the_loss_of_a_batch_is_the_mean_of_its_steps() {
+        let mut learner = learner();
+        // At ratios of about 1 a step's loss is less its advantage: -1, then -3.
+        let lessons = [1.0, 1.0, 3.0, 3.0].map(|advantage| lesson(1, &[true; 5], advantage));
+        let batch = batch(lessons.into());
+        let done =
+            update(&mut learner, &mut Reference::Unused, &batch, &settings(2, 0.0), 10).unwrap();
+        assert!((done.loss() + 2.0).abs() < 0.5, "{done:?}");
     }
 
     #[test]
