@@ -128,6 +128,12 @@ pub fn text(model: &LoadedModel, ids: &[u32]) -> String {
     text
 }
 
+/// Problems of a level that training never sees.
+pub(crate) fn held_out(level: Level, seed: u64) -> Problems {
+    let (split, facts, mind) = (Split::Validation, Facts::All, Mind::Truth);
+    Problems::new(Request { level, split, facts, mind, seed })
+}
+
 /// How often a model is right on so many problems of each level that training never sees.
 pub fn score(
     model: &mut LoadedModel,
@@ -136,9 +142,7 @@ pub fn score(
     seed: u64,
 ) -> anyhow::Result<Vec<Score>> {
     let score = |level| {
-        let (split, facts, mind) = (Split::Validation, Facts::All, Mind::Truth);
-        let request = Request { level, split, facts, mind, seed };
-        let records: Vec<Record> = Problems::new(request).take(problems).collect();
+        let records: Vec<Record> = held_out(level, seed).take(problems).collect();
         let encoder = Encoder::new(model)?;
         let prompts = records.iter().map(|record| encoder.prompt(&record.question));
         let prompts = prompts.collect::<anyhow::Result<Vec<_>>>().context("a problem's prompt")?;

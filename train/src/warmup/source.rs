@@ -8,11 +8,11 @@ use relay_model::LoadedModel;
 use serde::{Deserialize, Serialize};
 
 use super::WarmupSettings;
-use crate::answers::WORLD_ANSWER_TOKENS;
+use crate::answers::{WORLD_ANSWER_TOKENS, held_out};
 use crate::chance::Chance;
 use crate::corpus::{Corpus, Encoder, Position, Shares};
 use crate::dataset::{self, Set};
-use crate::problem::Facts;
+use crate::problem::{Facts, Level};
 use crate::prompt::prompt_ids;
 use crate::run_folder::Input;
 use crate::world::Mind;
@@ -107,17 +107,24 @@ impl Source {
         }
     }
 
-    /// So many prompts for the check.
+    /// So many prompts for the check, none of which training asks: as many of each level, or the
+    /// set's questions that were kept.
     pub(super) fn check_prompts(
         &self,
         count: usize,
         model: &LoadedModel,
     ) -> anyhow::Result<Vec<Vec<u32>>> {
-        let mut start = Position::default();
         match self {
-            Self::World { .. } => self.prompts().next(count, model, &mut start),
+            Self::World { seed, .. } => {
+                let encoder = Encoder::new(model)?;
+                let of_level = |(index, level)| {
+                    held_out(level, *seed).take((count + index) / Level::ALL.len())
+                };
+                let records = Level::ALL.into_iter().enumerate().flat_map(of_level);
+                records.map(|record| encoder.prompt(&record.question)).collect()
+            }
             Self::Set { checked, .. } => {
-                Prompts::Set { asked: checked }.next(count, model, &mut start)
+                Prompts::Set { asked: checked }.next(count, model, &mut Position::default())
             }
         }
     }
@@ -158,5 +165,26 @@ impl Prompts<'_> {
                 Ok(prompts)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_model::{LoadOptions, load};
+
+    use super::*;
+
+    #[test]
+    fn the_check_asks_what_training_does_not() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs/pretrained/slm");
+        let model = load(&folder, &LoadOptions::default()).unwrap();
+        let source = Source::World { seed: 1, shares: Shares { short: 1, middle: 1, long: 1 } };
+        let asked = source.prompts().next(40, &model, &mut Position::default()).unwrap();
+        let checked = source.check_prompts(40, &model).unwrap();
+        assert_eq!(checked.len(), 40);
+        assert!(checked.iter().all(|prompt| !asked.contains(prompt)));
+        let encoder = Encoder::new(&model).unwrap();
+        let record = held_out(Level::Short, 1).next().unwrap();
+        assert_eq!(checked[0], encoder.prompt(&record.question).unwrap());
     }
 }
