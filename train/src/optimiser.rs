@@ -31,7 +31,8 @@ pub struct OptimiserSettings {
     pub learning_rate: f64,
     /// What is left of it at the end.
     pub final_share: f64,
-    /// Steps over which it rises from 0.
+    /// Steps of the optimiser over which it rises from 0; GRPO takes `updates` of them with each of
+    /// its batches.
     pub warm_up_steps: u64,
     /// How it goes down.
     pub schedule: Schedule,

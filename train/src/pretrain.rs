@@ -60,7 +60,7 @@ pub struct PretrainSettings {
     pub tokenizer_tokens: usize,
     /// Tokens of a step, prompts included.
     pub batch_tokens: usize,
-    /// Steps from one checkpoint to the next.
+    /// Steps of the optimiser from one checkpoint to the next.
     pub checkpoint_steps: u64,
     /// Problems of each level in the check at the end.
     pub check_problems: usize,
@@ -78,7 +78,7 @@ pub struct PretrainSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
-    /// Steps in all.
+    /// Steps of the optimiser in all.
     pub steps: u64,
     /// Its sizes.
     pub architecture: Architecture,

@@ -12,7 +12,7 @@ use crate::training_run::{Curve, LogLine};
 /// What is logged of one step.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LossLine {
-    /// Steps taken so far.
+    /// Steps of the optimiser so far.
     pub step: u64,
     /// Mean surprise of a scored token, in nats.
     pub loss: f64,

@@ -28,9 +28,9 @@ pub struct TrainingRun {
     pub name: String,
     /// The folder that gets everything.
     pub out: PathBuf,
-    /// Steps in all.
+    /// Steps of the optimiser in all.
     pub steps: u64,
-    /// Steps from one checkpoint to the next.
+    /// Steps of the optimiser from one checkpoint to the next.
     pub checkpoint_steps: u64,
     /// Threads that compute; the result's bits do not depend on it.
     pub threads: usize,

@@ -70,11 +70,11 @@ pub struct Warmup {
 pub struct WarmupSettings {
     /// Of the problems, the samples and the commands.
     pub seed: u64,
-    /// Steps in all.
+    /// Steps of the optimiser in all.
     pub steps: u64,
     /// Answers of a step; each is used once.
     pub batch_answers: usize,
-    /// Steps from one checkpoint to the next.
+    /// Steps of the optimiser from one checkpoint to the next.
     pub checkpoint_steps: u64,
     /// Problems of each level in the check at the end.
     pub check_problems: usize,

@@ -25,9 +25,10 @@ mod limits {
 pub struct GrpoSettings {
     /// Of the problems' order and of the samples.
     pub seed: u64,
-    /// Batches of answers in all.
+    /// Batches of answers in all. The optimiser's schedule and the log's `step` count its own steps,
+    /// `updates` to a batch.
     pub steps: u64,
-    /// Batches from one checkpoint to the next.
+    /// Batches of answers from one checkpoint to the next.
     pub checkpoint_steps: u64,
     /// What is said after each question of a real set: to reason, and to put the answer into a box,
     /// unless given. Problems of the small world are asked bare.
