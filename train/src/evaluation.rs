@@ -9,8 +9,9 @@
 //! | `evaluation/harness.rs` | answers every problem under every policy; goes on after a kill |
 //! | `evaluation/traffic.rs` | bytes and tokens that an answer's calls would have sent |
 //! | `evaluation/cascade.rs` | the cascade on sureness, computed |
-//! | `evaluation/interval.rs` | bootstrap intervals |
+//! | `evaluation/interval.rs`, `evaluation/resample.rs` | bootstrap intervals, and of which figures |
 //! | `evaluation/figures.rs` | from judged answers to figures |
+//! | `evaluation/share.rs` | shares of counts |
 //! | `evaluation/table.rs` | figures as Markdown |
 //! | `evaluation/plot.rs`, `evaluation/raster.rs` | accuracy against call ratio, as SVG and PNG |
 
@@ -23,5 +24,7 @@ pub mod interval;
 pub mod item;
 pub mod plot;
 pub mod raster;
+mod resample;
+mod share;
 pub mod table;
 pub mod traffic;

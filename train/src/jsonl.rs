@@ -86,10 +86,23 @@ pub fn open_appended(path: &Path) -> anyhow::Result<(File, Vec<u8>)> {
         .with_context(|| format!("{shown}: cannot be opened"))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).with_context(|| format!("{shown}: cannot be read"))?;
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    file.set_len(whole as u64).with_context(|| format!("{shown}: cannot be cut"))?;
-    bytes.truncate(whole);
+    cut_last_line(&mut bytes);
+    file.set_len(bytes.len() as u64).with_context(|| format!("{shown}: cannot be cut"))?;
     Ok((file, bytes))
+}
+
+/// The whole lines of a file that another process may be adding to: nothing of it is changed.
+pub fn read_whole_lines(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let read = std::fs::read(path);
+    let mut bytes = read.with_context(|| format!("{}: cannot be read", path.display()))?;
+    cut_last_line(&mut bytes);
+    Ok(bytes)
+}
+
+/// Drops what stands behind the last end of a line.
+fn cut_last_line(bytes: &mut Vec<u8>) {
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    bytes.truncate(whole);
 }
 
 #[cfg(test)]

@@ -136,15 +136,9 @@ impl Solution {
             }
             Step::Fact(fact) => fact,
         };
-        let Fact { subject, verb, counted, .. } = fact;
-        let named = match chance.below(4) {
-            0 => format!("{subject} {verb} {counted}"),
-            1 => format!("for {subject} we count {counted}"),
-            2 => format!("with {subject} come {counted}"),
-            _ => fact.name(),
-        };
+        let phrases = phrases(fact);
         // No blank before the digits: a call would have to repeat it.
-        self.text.extend([&named, " ("]);
+        self.text.extend([&phrases[chance.below(phrases.len())], " ("]);
         let value = fact.value_for(mind, chance);
         let start = self.text.len();
         self.text.push_str(&value.to_string());
@@ -153,6 +147,17 @@ impl Solution {
         self.text.push(')');
         value
     }
+}
+
+/// The ways in which a solution names a fact, before its number.
+pub(crate) fn phrases(fact: &Fact) -> [String; 4] {
+    let Fact { subject, verb, counted, .. } = fact;
+    [
+        format!("{subject} {verb} {counted}"),
+        format!("for {subject} we count {counted}"),
+        format!("with {subject} come {counted}"),
+        fact.name(),
+    ]
 }
 
 /// A sum digit by digit, ones first: `35+18: 5+8=13, 3+1+1=5`.

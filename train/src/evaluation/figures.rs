@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::cascade::{CascadeFigures, Rival, cascade};
+use super::cascade::{CascadeFigures, Outcome, cascade};
 use super::finished::{Finished, WrittenFact};
-use super::interval::{Interval, share_interval};
+use super::resample::{Answers, add_intervals};
+use super::share::{as_float, share};
 use crate::world::Kind;
 
 /// The figures of one policy.
@@ -26,6 +27,10 @@ pub struct PolicyFigures {
     pub accuracy_high: f64,
     /// Delivered tokens of the large model over all response tokens.
     pub call_ratio: f64,
+    /// Its interval of 95 %.
+    pub call_ratio_low: f64,
+    /// The upper end.
+    pub call_ratio_high: f64,
     /// Requested ones over all response tokens.
     pub call_ratio_requested: f64,
     /// Calls, each a round trip.
@@ -65,6 +70,10 @@ pub struct FactFigures {
     pub numbers: usize,
     /// Share of them that the large model wrote.
     pub by_llm: f64,
+    /// Its interval of 95 %.
+    pub by_llm_low: f64,
+    /// The upper end.
+    pub by_llm_high: f64,
     /// Share of them that are true.
     pub is_true: f64,
 }
@@ -92,6 +101,10 @@ pub struct Prices {
 }
 
 impl PolicyFigures {
+    fn outcome(&self) -> Outcome {
+        Outcome { accuracy: self.accuracy, llm_tokens: as_float(self.llm_tokens) }
+    }
+
     /// Tokens that a call brought on average, rounded up; at least 1.
     pub fn tokens_per_call(&self) -> u32 {
         let mean = self.llm_tokens.div_ceil(self.calls.max(1));
@@ -108,8 +121,16 @@ pub struct Figures {
     /// (relay − small alone) / (large alone − small alone); null where the large one is no better
     /// or one of them is missing.
     pub gap_recovered: Option<f64>,
+    /// Its interval of 95 %.
+    pub gap_recovered_low: Option<f64>,
+    /// The upper end.
+    pub gap_recovered_high: Option<f64>,
     /// 1 − relay's tokens of the large model over the performance-matched router's.
     pub router_reduction: Option<f64>,
+    /// Its interval of 95 %.
+    pub router_reduction_low: Option<f64>,
+    /// The upper end.
+    pub router_reduction_high: Option<f64>,
     /// The router.
     pub router: Option<RouterFigures>,
     /// The cascade.
@@ -121,21 +142,30 @@ pub struct Figures {
 
 /// The figures of all policies that occur.
 pub fn figures<'a>(rows: impl IntoIterator<Item = &'a Finished>, seed: u64) -> Figures {
-    let mut by_policy: BTreeMap<String, Vec<&Finished>> = BTreeMap::new();
+    let mut answers = Answers::new();
     for row in rows {
-        by_policy.entry(row.policy.clone()).or_default().push(row);
+        answers.entry(row.policy.clone()).or_default().push(row);
     }
-    let policies: BTreeMap<String, PolicyFigures> =
-        by_policy.iter().map(|(name, rows)| (name.clone(), policy_figures(rows, seed))).collect();
-    // Every policy has the same problems.
-    let critical_share = by_policy.values().next().and_then(|rows| critical_share(rows));
-    let mut figures = Figures { policies, critical_share, ..Figures::default() };
-    figures.compare();
-    let rows_of = |name| by_policy.get(name).map_or(&[][..], Vec::as_slice);
-    figures.cascade = figures.policies.get("relay").and_then(|relay| {
-        let rival = Rival { accuracy: relay.accuracy, llm_tokens: relay.llm_tokens };
-        cascade(rows_of("slm_alone"), rows_of("llm_alone"), rival)
-    });
+    let mut figures = Figures {
+        policies: answers.iter().map(|(name, rows)| (name.clone(), policy_figures(rows))).collect(),
+        // Every policy has the same problems.
+        critical_share: answers.values().next().and_then(|rows| critical_share(rows)),
+        ..Figures::default()
+    };
+    let outcome = |name: &str| figures.policies.get(name).map(PolicyFigures::outcome);
+    let (slm, llm, relay) = (outcome("slm_alone"), outcome("llm_alone"), outcome("relay"));
+    if let (Some(slm), Some(llm), Some(relay)) = (slm, llm, relay)
+        && let Some(found) = compare(slm, llm, relay)
+    {
+        figures.gap_recovered = Some(found.gap_recovered);
+        figures.router_reduction = found.router_reduction;
+        figures.router = Some(found.router);
+    }
+    let rows_of = |name| answers.get(name).map_or(&[][..], Vec::as_slice);
+    let sent = relay.and_then(|relay| cascade(rows_of("slm_alone"), rows_of("llm_alone"), relay));
+    let (cascade, cascade_figures) = sent.unzip();
+    figures.cascade = cascade_figures;
+    add_intervals(&mut figures, &answers, cascade.as_ref(), seed);
     figures
 }
 
@@ -161,43 +191,45 @@ impl Figures {
         }
         self
     }
-
-    fn compare(&mut self) {
-        let of = |name: &str| self.policies.get(name);
-        let (Some(slm), Some(llm), Some(relay)) = (of("slm_alone"), of("llm_alone"), of("relay"))
-        else {
-            return;
-        };
-        let gap = llm.accuracy - slm.accuracy;
-        if gap <= 0.0 || llm.llm_tokens == 0 {
-            return;
-        }
-        let recovered = (relay.accuracy - slm.accuracy) / gap;
-        // No router is worse than the small model alone, nor better than the large one.
-        let matched_share = recovered.clamp(0.0, 1.0);
-        let llm_tokens = as_float(llm.llm_tokens);
-        let matched_llm_tokens = matched_share * llm_tokens;
-        let spent_share = (as_float(relay.llm_tokens) / llm_tokens).min(1.0);
-        self.router = Some(RouterFigures {
-            matched_share,
-            matched_llm_tokens,
-            equal_cost_accuracy: slm.accuracy + spent_share * gap,
-        });
-        self.gap_recovered = Some(recovered);
-        if matched_llm_tokens > 0.0 {
-            self.router_reduction = Some(1.0 - as_float(relay.llm_tokens) / matched_llm_tokens);
-        }
-    }
 }
 
-fn policy_figures(rows: &[&Finished], seed: u64) -> PolicyFigures {
-    let correct: Vec<bool> = rows.iter().map(|row| row.is_correct).collect();
-    let Interval { mean, low, high } = share_interval(&correct, seed);
+/// What relay is beside the two models alone.
+#[derive(Clone, Copy)]
+pub(super) struct Comparison {
+    pub(super) gap_recovered: f64,
+    pub(super) router_reduction: Option<f64>,
+    router: RouterFigures,
+}
+
+/// None where the large model is no better than the small one, or wrote nothing.
+pub(super) fn compare(slm: Outcome, llm: Outcome, relay: Outcome) -> Option<Comparison> {
+    let gap = llm.accuracy - slm.accuracy;
+    if gap <= 0.0 || llm.llm_tokens <= 0.0 {
+        return None;
+    }
+    let gap_recovered = (relay.accuracy - slm.accuracy) / gap;
+    // No router is worse than the small model alone, nor better than the large one.
+    let matched_share = gap_recovered.clamp(0.0, 1.0);
+    let matched_llm_tokens = matched_share * llm.llm_tokens;
+    let spent_share = (relay.llm_tokens / llm.llm_tokens).min(1.0);
+    let equal_cost_accuracy = slm.accuracy + spent_share * gap;
+    Some(Comparison {
+        gap_recovered,
+        router_reduction: (matched_llm_tokens > 0.0)
+            .then(|| 1.0 - relay.llm_tokens / matched_llm_tokens),
+        router: RouterFigures { matched_share, matched_llm_tokens, equal_cost_accuracy },
+    })
+}
+
+/// The figures of one policy's answers. Intervals are as wide as nothing: they come later.
+pub(super) fn policy_figures(rows: &[&Finished]) -> PolicyFigures {
     let sum = |count: fn(&Finished) -> u64| rows.iter().map(|row| count(row)).sum::<u64>();
     let response_tokens = sum(|row| row.response_tokens.into());
     let llm_tokens = sum(|row| row.llm_tokens.into());
     let requested_tokens = sum(|row| row.requested_tokens);
     let answers = rows.len() as u64;
+    let accuracy = share(sum(|row| u64::from(row.is_correct)), answers);
+    let call_ratio = share(llm_tokens, response_tokens);
     let called = sum(|row| u64::from(row.llm_tokens > 0));
     let calls = sum(|row| row.calls.into());
     let mut by_group: BTreeMap<String, Vec<bool>> = BTreeMap::new();
@@ -207,10 +239,12 @@ fn policy_figures(rows: &[&Finished], seed: u64) -> PolicyFigures {
     }
     PolicyFigures {
         answers: rows.len(),
-        accuracy: mean,
-        accuracy_low: low,
-        accuracy_high: high,
-        call_ratio: share(llm_tokens, response_tokens),
+        accuracy,
+        accuracy_low: accuracy,
+        accuracy_high: accuracy,
+        call_ratio,
+        call_ratio_low: call_ratio,
+        call_ratio_high: call_ratio,
         call_ratio_requested: share(requested_tokens, response_tokens),
         calls,
         calls_per_answer: share(calls, answers),
@@ -232,21 +266,17 @@ fn policy_figures(rows: &[&Finished], seed: u64) -> PolicyFigures {
 fn fact_figures(rows: &[&Finished]) -> BTreeMap<&'static str, FactFigures> {
     let mut by_kind: BTreeMap<&'static str, Vec<WrittenFact>> = BTreeMap::new();
     for fact in rows.iter().flat_map(|row| &row.facts) {
-        let name = match fact.kind {
-            Kind::Common => "common",
-            Kind::Rare if fact.held_out => "rare_held_out",
-            Kind::Rare => "rare",
-            Kind::Myth => "myth",
-            Kind::Unknown => "unknown",
-        };
-        by_kind.entry(name).or_default().push(*fact);
+        by_kind.entry(fact_kind(fact)).or_default().push(*fact);
     }
     let summed = by_kind.into_iter().map(|(name, facts)| {
         let by_llm: Vec<bool> = facts.iter().map(|fact| fact.by_llm).collect();
         let is_true: Vec<bool> = facts.iter().map(|fact| fact.is_true).collect();
+        let by_llm = share_of(&by_llm);
         let figures = FactFigures {
             numbers: facts.len(),
-            by_llm: share_of(&by_llm),
+            by_llm,
+            by_llm_low: by_llm,
+            by_llm_high: by_llm,
             is_true: share_of(&is_true),
         };
         (name, figures)
@@ -254,17 +284,19 @@ fn fact_figures(rows: &[&Finished]) -> BTreeMap<&'static str, FactFigures> {
     summed.collect()
 }
 
+/// The name of a fact's kind among figures.
+pub(super) fn fact_kind(fact: &WrittenFact) -> &'static str {
+    match fact.kind {
+        Kind::Common => "common",
+        Kind::Rare if fact.held_out => "rare_held_out",
+        Kind::Rare => "rare",
+        Kind::Myth => "myth",
+        Kind::Unknown => "unknown",
+    }
+}
+
 fn share_of(values: &[bool]) -> f64 {
     share(values.iter().filter(|value| **value).count() as u64, values.len() as u64)
-}
-
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { as_float(part) / as_float(whole) }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of tokens are far below 2^52")]
-fn as_float(count: u64) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]
@@ -279,7 +311,8 @@ mod tests {
 
     /// Ten answers of which the first `correct` are right, each with so many delivered tokens.
     fn ten(policy: &str, correct: usize, llm_tokens: u32) -> Vec<Finished> {
-        (0..10).map(|index| row(policy, index < correct, llm_tokens)).collect()
+        let answer = |index: usize| sample(policy, &index.to_string(), index < correct, llm_tokens);
+        (0..10).map(answer).collect()
     }
 
     fn close(found: f64, expected: f64) -> bool {
@@ -334,8 +367,9 @@ mod tests {
         ];
         let found = figures(&[answer], 1);
         let facts = &found.policies["relay"].facts;
-        assert_eq!(facts["rare"], FactFigures { numbers: 2, by_llm: 0.5, is_true: 0.5 });
-        assert_eq!(facts["rare_held_out"], FactFigures { numbers: 1, by_llm: 1.0, is_true: 1.0 });
+        let found = |kind: &str| (facts[kind].numbers, facts[kind].by_llm, facts[kind].is_true);
+        assert_eq!(found("rare"), (2, 0.5, 0.5));
+        assert_eq!(found("rare_held_out"), (1, 1.0, 1.0));
         assert!(close(facts["myth"].by_llm, 0.0) && !facts.contains_key("common"));
     }
 
@@ -367,5 +401,76 @@ mod tests {
         let json = serde_json::to_value(figures(&ten("relay", 8, 2), 1)).unwrap();
         assert!(json["relay"]["accuracy"].is_f64() && json["relay"]["call_ratio"].is_f64());
         assert!(json["gap_recovered"].is_null() && json["router_reduction"].is_null());
+    }
+    /// Of three policies over 400 problems: each fourth is beyond the small model, relay misses a
+    /// tenth of those, and calls for two tokens in each.
+    fn many() -> Vec<Finished> {
+        let mut rows = Vec::new();
+        for index in 0..400 {
+            let (is_hard, is_missed) = (index % 4 == 0, index % 40 == 0);
+            let mut relay = sample("relay", &index.to_string(), !is_missed, 2 * u32::from(is_hard));
+            let fact = WrittenFact {
+                kind: Kind::Rare,
+                held_out: false,
+                by_llm: !is_missed,
+                is_true: !is_missed,
+            };
+            relay.facts.extend(is_hard.then_some(fact));
+            let least_sure = if is_hard { -2.0 } else { -0.1 };
+            let slm = sample("slm_alone", &index.to_string(), !is_hard, 0);
+            let slm = Finished { least_sure: Some(least_sure), ..slm };
+            rows.extend([relay, slm, sample("llm_alone", &index.to_string(), true, 100)]);
+        }
+        rows
+    }
+
+    #[test]
+    fn what_must_be_shown_has_its_interval() {
+        let found = figures(&many(), 1);
+        let relay = &found.policies["relay"];
+        let cascade = found.cascade.unwrap();
+        for (name, low, mean, high, width) in [
+            // 1.96 · sqrt(p (1 − p) / 400), and for a mean of 0 or 2 of 100 tokens likewise.
+            (
+                "accuracy",
+                Some(relay.accuracy_low),
+                Some(relay.accuracy),
+                Some(relay.accuracy_high),
+                0.0153,
+            ),
+            (
+                "call ratio",
+                Some(relay.call_ratio_low),
+                Some(relay.call_ratio),
+                Some(relay.call_ratio_high),
+                0.000_85,
+            ),
+            // Of 100 facts 90: the number of facts varies, too, but hardly matters.
+            (
+                "facts",
+                Some(relay.facts["rare"].by_llm_low),
+                Some(relay.facts["rare"].by_llm),
+                Some(relay.facts["rare"].by_llm_high),
+                0.0588,
+            ),
+            // The same 100 problems: the gap between the models varies with them, and cancels.
+            ("gap", found.gap_recovered_low, found.gap_recovered, found.gap_recovered_high, 0.0588),
+            // 1 − 2 · hard ones / (gap · 100 · all): 9 % of 0.0056 by the hard ones, 6.5 % by the gap.
+            (
+                "router",
+                found.router_reduction_low,
+                found.router_reduction,
+                found.router_reduction_high,
+                0.001,
+            ),
+            // 1 − 2 · hard ones / (100 · those that relay got right).
+            ("cascade", cascade.reduction_low, cascade.reduction, cascade.reduction_high, 0.0015),
+        ] {
+            let (low, mean, high) = (low.unwrap(), mean.unwrap(), high.unwrap());
+            assert!(low < mean && mean < high, "{name}: {low} {mean} {high}");
+            let found = (high - low) / 2.0;
+            assert!((0.8..1.25).contains(&(found / width)), "{name}: {low} {mean} {high}");
+        }
+        assert_eq!(found, figures(&many(), 1));
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Context;
@@ -16,11 +17,12 @@ use serde::{Deserialize, Serialize};
 use super::item::Item;
 use super::traffic::Traffic;
 use crate::grader;
-use crate::jsonl::{JsonLines, open_appended};
+use crate::jsonl::{JsonLines, open_appended, read_whole_lines};
 use crate::problem::{Group, Level};
-use crate::rollout::Answer;
+use crate::rollout::{Answer, Token};
 use crate::split::Record;
-use crate::world::Kind;
+use crate::wording::phrases;
+use crate::world::{Kind, facts};
 
 /// A judged answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +50,12 @@ pub struct Finished {
     /// Log-probability of the token that the small model was least sure of, in nats.
     #[serde(default)]
     pub least_sure: Option<f32>,
+    /// Mean log-probability of the small model's tokens.
+    #[serde(default)]
+    pub mean_log_probability: Option<f32>,
+    /// Log-probability of its token with a digit that it was least sure of.
+    #[serde(default)]
+    pub least_sure_digit: Option<f32>,
     /// What its calls would have sent.
     #[serde(default)]
     pub traffic: Traffic,
@@ -86,8 +94,9 @@ impl Finished {
         let world = item.world.as_ref();
         let [critical_tokens, solution_tokens] =
             world.map_or([0; 2], |record| solution_tokens(record, tokenizer));
-        let sureness = answer.tokens.iter().filter(|token| token.author == Author::Slm);
-        let sureness = sureness.map(|token| token.log_probability);
+        let by_slm = || answer.tokens.iter().filter(|token| token.author == Author::Slm);
+        let is_digit =
+            |token: &&Token| tokenizer.token_bytes(token.id).iter().any(u8::is_ascii_digit);
         let ending = match answer.ending {
             Ending::EndOfText => "end_of_text",
             Ending::CloudEndOfText => "cloud_end_of_text",
@@ -105,7 +114,9 @@ impl Finished {
             requested_tokens: answer.account.requested_tokens,
             calls: answer.account.calls,
             ending: ending.to_owned(),
-            least_sure: sureness.min_by(f32::total_cmp).filter(|least| least.is_finite()),
+            least_sure: least_sure(by_slm()),
+            mean_log_probability: mean_log_probability(by_slm()),
+            least_sure_digit: least_sure(by_slm().filter(is_digit)),
             traffic: Traffic::of(answer, tokenizer, llm),
             critical_tokens,
             solution_tokens,
@@ -113,6 +124,17 @@ impl Finished {
                 .map_or_else(Vec::new, |record| written_facts(record, &answer.text, &answer.legs)),
         }
     }
+}
+
+fn least_sure<'a>(tokens: impl Iterator<Item = &'a Token>) -> Option<f32> {
+    let least = tokens.map(|token| token.log_probability).min_by(f32::total_cmp);
+    least.filter(|least| least.is_finite())
+}
+
+fn mean_log_probability<'a>(tokens: impl Iterator<Item = &'a Token>) -> Option<f32> {
+    let (count, sum) =
+        tokens.fold((0.0, 0.0), |(count, sum), token| (count + 1.0, sum + token.log_probability));
+    Some(sum / count).filter(|mean: &f32| mean.is_finite())
 }
 
 /// Critical tokens of a worked solution, and all of them.
@@ -123,34 +145,36 @@ fn solution_tokens(record: &Record, tokenizer: &Tokenizer) -> [u32; 2] {
     [critical, all].map(|count| u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// Who wrote each fact's digits. A solution names its facts in the order of its steps, each with
-/// its number in round brackets, and has no other brackets; what was written otherwise is passed
-/// over.
+/// Who wrote each fact's digits. A number is a fact's where it stands in round brackets behind the
+/// words by which worked solutions name that fact, the first time; a fact that was written
+/// otherwise, or left out, is passed over and moves no other.
 fn written_facts(record: &Record, text: &str, legs: &[Leg]) -> Vec<WrittenFact> {
     let authors: Vec<Author> =
         legs.iter().flat_map(|leg| leg.text.bytes().map(|_| leg.author)).collect();
-    let found = bracketed_numbers(text).into_iter().zip(&record.facts);
-    let written = found.map(|((start, end), span)| {
-        let step = record.steps.iter().find(|step| step.name == span.fact);
-        let digits = text.get(start..end).unwrap_or_default();
-        let by = authors.get(start..end).unwrap_or_default();
-        WrittenFact {
+    let written = record.facts.iter().filter_map(|span| {
+        let step = record.steps.iter().find(|step| step.name == span.fact)?;
+        let place = number_of(&span.fact, text)?;
+        let (digits, by) = (text.get(place.clone())?, authors.get(place)?);
+        Some(WrittenFact {
             kind: span.kind,
-            held_out: step.is_some_and(|step| step.held_out),
-            by_llm: !by.is_empty() && by.iter().all(|author| *author == Author::Llm),
-            is_true: step.is_some_and(|step| step.value.to_string() == digits),
-        }
+            held_out: step.held_out,
+            by_llm: by.iter().all(|author| *author == Author::Llm),
+            is_true: step.value.to_string() == digits,
+        })
     });
     written.collect()
 }
 
-/// Where digits stand right behind an opening bracket.
-fn bracketed_numbers(text: &str) -> Vec<(usize, usize)> {
-    let digits_from = |start: usize| {
-        let digits = text[start..].bytes().take_while(u8::is_ascii_digit).count();
-        (digits > 0).then_some((start, start + digits))
+/// Where the digits of the fact of this name stand.
+fn number_of(name: &str, text: &str) -> Option<Range<usize>> {
+    let fact = facts().iter().find(|fact| fact.name() == name)?;
+    let behind = |words: String| {
+        let words = format!(", {words} (");
+        Some(text.find(&words)? + words.len())
     };
-    text.match_indices('(').filter_map(|(at, _)| digits_from(at + 1)).collect()
+    let start = phrases(fact).into_iter().filter_map(behind).min()?;
+    let digits = text[start..].bytes().take_while(u8::is_ascii_digit).count();
+    (digits > 0).then_some(start..start + digits)
 }
 
 /// The file of judged answers.
@@ -164,15 +188,10 @@ pub struct FinishedFile {
 impl FinishedFile {
     /// Opens the file and reads what is there. A last line that a kill cut short is dropped.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let shown = path.display();
         let (file, bytes) = open_appended(path)?;
-        let mut lines = JsonLines::<_, Finished>::new(bytes.as_slice(), shown.to_string());
-        let mut read = Self { file, rows: Vec::new(), known: HashSet::new() };
-        while let Some(row) = lines.read()? {
-            read.known.insert((row.policy.clone(), row.problem.clone()));
-            read.rows.push(row);
-        }
-        Ok(read)
+        let rows = parse(path, &bytes)?;
+        let known = rows.iter().map(|row| (row.policy.clone(), row.problem.clone())).collect();
+        Ok(Self { file, rows, known })
     }
 
     /// Whether this problem is judged under this policy.
@@ -198,6 +217,23 @@ impl FinishedFile {
     }
 }
 
+/// What is judged so far, read without touching the file: an evaluation may be writing it.
+///
+/// # Errors
+/// If there is no such file, or it holds something else.
+pub fn read_rows(path: &Path) -> anyhow::Result<Vec<Finished>> {
+    parse(path, &read_whole_lines(path)?)
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> anyhow::Result<Vec<Finished>> {
+    let mut lines = JsonLines::<_, Finished>::new(bytes, path.display().to_string());
+    let mut rows = Vec::new();
+    while let Some(row) = lines.read()? {
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
 /// An answer of 100 tokens, so many of them by the large model.
 #[cfg(test)]
 pub(super) fn sample(policy: &str, problem: &str, is_correct: bool, llm_tokens: u32) -> Finished {
@@ -213,6 +249,8 @@ pub(super) fn sample(policy: &str, problem: &str, is_correct: bool, llm_tokens: 
         calls: u32::from(llm_tokens > 0),
         ending: "end_of_text".to_owned(),
         least_sure: None,
+        mean_log_probability: None,
+        least_sure_digit: None,
         traffic: Traffic::default(),
         critical_tokens: 0,
         solution_tokens: 0,
@@ -238,6 +276,8 @@ mod tests {
         FinishedFile::open(&path).unwrap().push(row("a")).unwrap();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&whole[..], br#"{"policy":"rel"#].concat()).unwrap();
+        assert_eq!(read_rows(&path).unwrap(), [row("a")]);
+        assert!(std::fs::read(&path).unwrap().ends_with(b"rel"), "a reader cuts nothing");
         let mut file = FinishedFile::open(&path).unwrap();
         assert!(file.has("relay", "a") && !file.has("relay", "b") && !file.has("never", "a"));
         file.push(row("b")).unwrap();
@@ -247,8 +287,8 @@ mod tests {
         assert!(error.contains("finished.jsonl:1: missing field"), "{error}");
     }
 
-    #[test]
-    fn each_number_has_its_writer() {
+    /// A worked solution with facts of which the last but one is of another kind than the last.
+    fn record() -> Record {
         let request = Request {
             level: Level::Long,
             split: Split::Test,
@@ -256,13 +296,23 @@ mod tests {
             mind: Mind::Truth,
             seed: 1,
         };
-        let with_three = |record: &Record| record.facts.len() >= 3;
-        let record = Problems::new(request).find(with_three).unwrap();
+        let is_mixed = |record: &Record| match record.facts.as_slice() {
+            [.., _, left, right] => left.kind != right.kind,
+            _ => false,
+        };
+        Problems::new(request).find(is_mixed).unwrap()
+    }
+
+    fn leg(author: Author, text: &str) -> Leg {
+        Leg { author, tokens: 0, text: text.to_owned() }
+    }
+
+    #[test]
+    fn each_number_has_its_writer() {
+        let record = record();
         let spans = &record.facts;
         let (start, end) = (spans[1].start, spans[1].end);
-        let leg = |author, text: &str| Leg { author, tokens: 0, text: text.to_owned() };
         let text = &record.solution;
-        // The large model writes the second number and a digit too few of the third.
         let legs = [
             leg(Author::Slm, &text[..start]),
             leg(Author::Llm, &text[start..end]),
@@ -273,6 +323,43 @@ mod tests {
         for (index, (fact, span)) in written.iter().zip(spans).enumerate() {
             assert_eq!((fact.by_llm, fact.kind), (index == 1, span.kind), "{index}");
             assert!(fact.is_true, "{index}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_left_out_moves_no_other() {
+        let record = record();
+        let [.., left, right] = record.facts.as_slice() else { unreachable!() };
+        // The last but one loses its bracket; the large model writes the last.
+        let (before, after) =
+            (&record.solution[..left.start - 2], &record.solution[left.end + 1..]);
+        let (middle, tail) = after.split_at(right.start - left.end - 1);
+        let (digits, tail) = tail.split_at(right.end - right.start);
+        let legs = [
+            leg(Author::Slm, before),
+            leg(Author::Slm, middle),
+            leg(Author::Llm, digits),
+            leg(Author::Slm, tail),
+        ];
+        let text = [before, middle, digits, tail].concat();
+        let written = written_facts(&record, &text, &legs);
+        assert_eq!(written.len(), record.facts.len() - 1);
+        assert!(written.iter().all(|fact| fact.is_true), "{written:?}");
+        let by_llm: Vec<Kind> =
+            written.iter().filter(|fact| fact.by_llm).map(|fact| fact.kind).collect();
+        assert_eq!(by_llm, [right.kind]);
+    }
+
+    #[test]
+    fn every_wording_of_a_solution_is_found() {
+        for level in Level::ALL {
+            let request =
+                Request { level, split: Split::Test, facts: Facts::All, mind: Mind::Slm, seed: 3 };
+            for record in Problems::new(request).take(200) {
+                let legs = [leg(Author::Slm, &record.solution)];
+                let written = written_facts(&record, &record.solution, &legs);
+                assert_eq!(written.len(), record.facts.len(), "{}", record.solution);
+            }
         }
     }
 }

@@ -1,39 +1,52 @@
-//! Bootstrap intervals: how far a mean may be off, from the sample alone. Seeded, so that the same
-//! answers give the same interval.
+//! Bootstrap intervals: how far figures may be off, from the sample alone. Seeded, so that the same
+//! answers give the same interval. Knows no figure.
 
 use crate::chance::Chance;
 
-/// Means of resamples that an interval is read from.
+/// Resamples that an interval is read from.
 const RESAMPLES: usize = 10_000;
 
-/// A mean with its percentile interval of 95 %.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+/// A percentile interval of 95 %.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
-    /// The mean.
-    pub mean: f64,
-    /// The 2.5th percentile of the resamples' means.
+    /// The 2.5th percentile of the resamples' figures.
     pub low: f64,
     /// The 97.5th.
     pub high: f64,
 }
 
-/// The mean of yes and no, and its interval. All 0 for nothing.
-pub fn share_interval(values: &[bool], seed: u64) -> Interval {
-    if values.is_empty() {
-        return Interval::default();
-    }
+/// The intervals of several figures of one sample of so many problems. `figures` gets how often a
+/// resample has each problem, and gives its figures, always as many. A figure that more than one of
+/// forty resamples lack has no interval.
+pub fn intervals(
+    problems: usize,
+    seed: u64,
+    mut figures: impl FnMut(&[u32]) -> Vec<Option<f64>>,
+) -> Vec<Option<Interval>> {
     let mut stream = Stream::new(seed);
-    let mut counts: Vec<usize> = (0..RESAMPLES)
-        .map(|_| (0..values.len()).filter(|_| values[stream.below(values.len())]).count())
-        .collect();
-    counts.sort_unstable();
-    let share = |count: usize| as_float(count) / as_float(values.len());
-    let at = |rank: usize| share(counts[rank.min(RESAMPLES - 1)]);
-    Interval {
-        mean: share(values.iter().filter(|value| **value).count()),
-        low: at(RESAMPLES * 25 / 1000),
-        high: at(RESAMPLES * 975 / 1000),
+    let mut times = vec![0; problems];
+    let mut found: Vec<Vec<f64>> = Vec::new();
+    for _ in 0..RESAMPLES {
+        times.fill(0);
+        for _ in 0..problems {
+            times[stream.below(problems)] += 1;
+        }
+        let values = figures(&times);
+        found.resize(values.len(), Vec::new());
+        for (list, value) in found.iter_mut().zip(values) {
+            list.extend(value);
+        }
     }
+    found.into_iter().map(interval).collect()
+}
+
+fn interval(mut values: Vec<f64>) -> Option<Interval> {
+    if values.len() < RESAMPLES - RESAMPLES / 40 {
+        return None;
+    }
+    values.sort_unstable_by(f64::total_cmp);
+    let at = |permille: usize| values.get(values.len() * permille / 1000).copied();
+    Some(Interval { low: at(25)?, high: at(975)? })
 }
 
 /// Many cheap choices: the `SplitMix64` generator, begun from a seed of [`Chance`].
@@ -56,30 +69,40 @@ impl Stream {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of answers are far below 2^52")]
-fn as_float(count: usize) -> f64 {
-    count as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_interval_is_as_wide_as_theory_has_it() {
-        let values: Vec<bool> = (0..400).map(|index| index % 4 == 0).collect();
-        let found = share_interval(&values, 1);
-        // 1.96 · sqrt(0.25 · 0.75 / 400) = 0.0424
-        assert!((found.mean - 0.25).abs() < 1e-12, "{found:?}");
-        assert!((found.high - found.mean - 0.0424).abs() < 0.005, "{found:?}");
-        assert!((found.mean - found.low - 0.0424).abs() < 0.005, "{found:?}");
-        assert_eq!(found, share_interval(&values, 1), "the same seed gives the same interval");
+    /// The share of problems whose place is a multiple of `period`.
+    fn shares(times: &[u32], period: usize) -> Option<f64> {
+        let drawn: u32 = times.iter().step_by(period).sum();
+        Some(f64::from(drawn) / f64::from(times.iter().sum::<u32>()))
     }
 
     #[test]
-    fn certain_and_empty_samples_have_no_width() {
-        for (values, mean) in [(vec![true; 30], 1.0), (vec![false; 3], 0.0), (vec![], 0.0)] {
-            assert_eq!(share_interval(&values, 2), Interval { mean, low: mean, high: mean });
-        }
+    fn an_interval_is_as_wide_as_theory_has_it() {
+        let of = |seed| intervals(400, seed, |times| vec![shares(times, 4), shares(times, 1)]);
+        let found = of(1);
+        // 1.96 · sqrt(0.25 · 0.75 / 400) = 0.0424
+        let quarter = found[0].unwrap();
+        assert!((quarter.high - 0.2924).abs() < 0.005, "{quarter:?}");
+        assert!((quarter.low - 0.2076).abs() < 0.005, "{quarter:?}");
+        assert_eq!(
+            found[1],
+            Some(Interval { low: 1.0, high: 1.0 }),
+            "what is certain has no width"
+        );
+        assert_eq!(found, of(1), "the same seed gives the same intervals");
+    }
+
+    #[test]
+    fn what_is_often_lacking_has_no_interval() {
+        let mut resample = 0;
+        let found = intervals(3, 2, |_| {
+            resample += 1;
+            let every = |period| (resample % period != 0).then_some(1.0);
+            vec![every(2), every(100), None]
+        });
+        assert_eq!(found, [None, Some(Interval { low: 1.0, high: 1.0 }), None]);
     }
 }
