@@ -433,7 +433,9 @@ impl EdgeSettings {
         } = self.policy;
         match kind {
             PolicyKind::Learned => Policy::Learned,
-            PolicyKind::Entropy => Policy::Entropy { threshold_nats, call_tokens },
+            PolicyKind::Entropy => {
+                Policy::Entropy { threshold_nats, probability: 1.0, call_tokens }
+            }
             PolicyKind::Random => Policy::Random { probability, call_tokens },
             PolicyKind::Every => Policy::Every { period_tokens, call_tokens },
             PolicyKind::Never => Policy::Never,

@@ -182,9 +182,11 @@ pub fn evaluate(flags: &Eval, output: &mut impl Write) -> anyhow::Result<()> {
         problems: flags.problems.unwrap_or(WORLD_PROBLEMS),
         seed: flags.seed,
         policies: flags.policies.iter().map(Contender::to_string).collect(),
+        students: BTreeMap::new(),
         call_tokens: flags.call_tokens,
         max_tokens: flags.max_tokens,
-    };
+    }
+    .with_students()?;
     let items = items(flags, &mut run)?;
     if run.problems == 0 {
         bail!("--problems 0: give at least 1");

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `evaluation/item.rs` | what is asked: the small world's problems, or a set's |
 //! | `evaluation/contender.rs` | what is compared: policies by name |
+//! | `evaluation/calibration.rs` | at which entropy a rival calls as often as relay |
 //! | `evaluation/finished.rs` | one judged answer, and the file they are kept in |
 //! | `evaluation/harness.rs` | answers every problem under every policy; goes on after a kill |
 //! | `evaluation/traffic.rs` | bytes and tokens that an answer's calls would have sent |
@@ -15,6 +16,7 @@
 //! | `evaluation/table.rs` | figures as Markdown |
 //! | `evaluation/plot.rs`, `evaluation/raster.rs` | accuracy against call ratio, as SVG and PNG |
 
+pub mod calibration;
 pub mod cascade;
 pub mod contender;
 pub mod figures;

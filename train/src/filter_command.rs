@@ -160,21 +160,20 @@ fn sample(
     settings.budget.response_tokens_max = flags.max_tokens;
     let bar = progress_bar("filter", questions.len(), file.solved.len().min(questions.len()));
     let mut counts: HashMap<usize, (u32, u32)> = HashMap::new();
-    let mut failed = None;
-    let answered = rollout.run(asks, &settings, |at, answer| {
+    let answered = rollout.run(asks, &settings, |at, answer| -> anyhow::Result<()> {
         let index = of_ask[at];
         let question = &questions[index];
         let (done, correct) = counts.entry(index).or_default();
         *done += 1;
         *correct += u32::from(grader::grade(&question.gold, &answer.text).correct);
-        if *done == flags.samples && failed.is_none() {
-            bar.inc(1);
-            failed = file.push(Solved { problem: question.id(), correct: *correct }).err();
+        if *done < flags.samples {
+            return Ok(());
         }
+        bar.inc(1);
+        file.push(Solved { problem: question.id(), correct: *correct })
     });
     bar.finish();
-    answered.context("what was sampled is kept: run again to go on")?;
-    failed.map_or(Ok(()), Err)
+    answered.context("what was sampled is kept: run again to go on")
 }
 
 /// Writes the problems that are kept as they were, in their order.

@@ -255,9 +255,11 @@ impl Rollout {
         }
     }
 
-    /// Puts other weights in the student's place, as training changes them. The vocabulary stays.
-    pub fn replace_student(&mut self, model: Box<dyn LanguageModel>) {
-        self.student = Speaker::new(model, &self.tokenizer, Vec::new());
+    /// Puts other weights in the student's place, as training changes them, and gives back those
+    /// that were there. The vocabulary stays.
+    pub fn replace_student(&mut self, model: Box<dyn LanguageModel>) -> Box<dyn LanguageModel> {
+        let student = Speaker::new(model, &self.tokenizer, Vec::new());
+        std::mem::replace(&mut self.student, student).into_model()
     }
 
     /// The vocabulary of both.
@@ -280,20 +282,23 @@ impl Rollout {
         settings: &RolloutSettings,
     ) -> Result<Vec<Answer>, RolloutError> {
         let mut answers: Vec<Option<Answer>> = asks.iter().map(|_| None).collect();
-        self.run(asks, settings, |index, answer| answers[index] = Some(answer))?;
+        self.run(asks, settings, |index, answer| {
+            answers[index] = Some(answer);
+            Ok::<(), RolloutError>(())
+        })?;
         Ok(answers.into_iter().flatten().collect())
     }
 
     /// Answers everything and gives out each answer, with the index of its ask, as it is done.
     ///
     /// # Errors
-    /// As [`Rollout::answers`].
-    pub fn run(
+    /// As [`Rollout::answers`], and at once where `done` fails.
+    pub fn run<Fault: From<RolloutError>>(
         &mut self,
         asks: &[Ask],
         settings: &RolloutSettings,
-        mut done: impl FnMut(usize, Answer),
-    ) -> Result<(), RolloutError> {
+        mut done: impl FnMut(usize, Answer) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut rows = Vec::new();
         let ran = self.run_rows(asks, settings, &mut rows, &mut done);
         // Those that a fault left without an answer.
@@ -301,13 +306,13 @@ impl Rollout {
         ran
     }
 
-    fn run_rows(
+    fn run_rows<Fault: From<RolloutError>>(
         &mut self,
         asks: &[Ask],
         settings: &RolloutSettings,
         rows: &mut Vec<Row>,
-        done: &mut impl FnMut(usize, Answer),
-    ) -> Result<(), RolloutError> {
+        done: &mut impl FnMut(usize, Answer) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let rows_max = settings.rows_max.clamp(1, limits::ROWS_MAX);
         let mut waiting = asks.iter().enumerate();
         loop {
@@ -325,7 +330,7 @@ impl Rollout {
             for row in over {
                 self.cost.tokens += row.machine.transcript().edge_answer_ids().len() as u64;
                 if let Some((index, answer)) = row.into_answer() {
-                    done(index, answer);
+                    done(index, answer)?;
                 }
             }
         }

@@ -13,10 +13,12 @@ pub enum Policy {
         /// n.
         call_tokens: u32,
     },
-    /// The SLM is unsure: the entropy of its next token reaches a threshold.
+    /// The SLM is unsure: the entropy of its next token reaches a threshold, and a coin says yes.
     Entropy {
         /// In nats.
         threshold_nats: f32,
+        /// How often the coin says yes; 1 is always.
+        probability: f64,
         /// n.
         call_tokens: u32,
     },
@@ -60,8 +62,9 @@ impl Policy {
     pub fn decide(&self, drafted: &Drafted, leg_tokens: u32) -> Option<u32> {
         match *self {
             Self::Learned | Self::Fixed { .. } | Self::Never => None,
-            Self::Entropy { threshold_nats, call_tokens } => {
-                (drafted.entropy_nats >= threshold_nats).then_some(call_tokens)
+            Self::Entropy { threshold_nats, probability, call_tokens } => {
+                let is_unsure = drafted.entropy_nats >= threshold_nats;
+                (is_unsure && drafted.draw < probability).then_some(call_tokens)
             }
             Self::Random { probability, call_tokens } => {
                 (drafted.draw < probability).then_some(call_tokens)

@@ -19,7 +19,7 @@ pub enum Contender {
     Relay,
     /// The trained small model, commands masked.
     TeacherFree,
-    /// By entropy, at the threshold that brings relay's call ratio on the level, or a little more.
+    /// By entropy, at the threshold and with the coin that bring relay's call ratio on the level.
     EntropyMatched,
     /// By entropy, at this threshold in nats.
     Entropy(f32),
@@ -38,8 +38,14 @@ pub enum Contender {
 pub struct Matching {
     /// Tokens that a call of the untrained policies asks for.
     pub call_tokens: u32,
+    /// Relay's call ratio on the problems that are judged: what is to be reached.
+    pub call_ratio: f64,
     /// In nats.
     pub entropy_threshold: f32,
+    /// How many of the calls from that threshold on are made.
+    pub entropy_probability: f64,
+    /// The call ratio that these two bring on validation problems; null where nothing was tried.
+    pub entropy_call_ratio: Option<f64>,
     /// Chance of a call at each token.
     pub random_probability: f64,
 }
@@ -60,23 +66,38 @@ impl Contender {
         }
     }
 
-    /// Whether the small model is the one before training, where there is one.
+    /// Whether the small model is the one before training, where there is one: for all that a user
+    /// without a learned policy could do, so that no rival carries training's traces.
     pub fn is_of_base(self) -> bool {
-        matches!(self, Self::SlmAlone)
+        match self {
+            Self::SlmAlone
+            | Self::EntropyMatched
+            | Self::Entropy(_)
+            | Self::RandomMatched
+            | Self::Random(_)
+            | Self::Every(_) => true,
+            Self::LlmAlone | Self::Relay | Self::TeacherFree | Self::Fixed(_) => false,
+        }
     }
 
     /// The rollout's settings for it.
     pub fn settings(self, base: &RolloutSettings, matching: Matching) -> RolloutSettings {
         let mut settings = base.clone();
         let call_tokens = matching.call_tokens.max(1);
-        let entropy = |threshold_nats| Policy::Entropy { threshold_nats, call_tokens };
+        let entropy = |threshold_nats, probability| Policy::Entropy {
+            threshold_nats,
+            probability,
+            call_tokens,
+        };
         let random = |probability| Policy::Random { probability, call_tokens };
         settings.policy = match self {
             Self::SlmAlone | Self::TeacherFree => Policy::Never,
             Self::LlmAlone => Policy::Always,
             Self::Relay => Policy::Learned,
-            Self::EntropyMatched => entropy(matching.entropy_threshold),
-            Self::Entropy(threshold) => entropy(threshold),
+            Self::EntropyMatched => {
+                entropy(matching.entropy_threshold, matching.entropy_probability)
+            }
+            Self::Entropy(threshold) => entropy(threshold, 1.0),
             Self::RandomMatched => random(matching.random_probability),
             Self::Random(probability) => random(probability),
             Self::Every(period_tokens) => Policy::Every { period_tokens, call_tokens },

@@ -1,32 +1,32 @@
 //! Answers every problem under every policy and keeps what is judged. A run that was killed goes on
 //! with what is missing, since each answer depends on nothing but its own problem.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use relay::command::TAGS;
 use relay::ids::ModelId;
 use relay_model::{
-    ChatTemplate, EmbeddedFolder, LoadOptions, LoadedModel, ModelIdentity, ModelSource, Tokenizer,
-    load,
+    ChatTemplate, EmbeddedFolder, LanguageModel, LoadOptions, LoadedModel, ModelIdentity,
+    ModelSource, Tokenizer, load,
 };
 use serde::{Deserialize, Serialize};
 
+use super::calibration::calibrate;
 use super::contender::{Contender, Matching, random_probability};
-use super::figures::figures;
+use super::figures::policy_figures;
 use super::finished::{Finished, FinishedFile};
 use super::item::{Item, Items, SetName};
+use crate::checkpoint::write_aside;
 use crate::problem::Level;
 use crate::prompt::prompt_ids;
 use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
 
-mod limits {
-    /// Halvings of the range of thresholds.
-    pub(super) const CALIBRATION_STEPS: u32 = 9;
-    /// Nats above which no threshold is looked for.
-    pub(super) const ENTROPY_NATS_MAX: f32 = 8.0;
-}
+/// What the matched policies are set to, in the run's folder.
+const MATCHING: &str = "matching.json";
 
 /// What is evaluated: written into the run's folder, and compared before a run goes on there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,23 +48,87 @@ pub struct Run {
     pub seed: u64,
     /// Policies by name.
     pub policies: Vec<String>,
+    /// The small model of each: the one before training wherever a user without a learned policy
+    /// could do the same.
+    #[serde(default)]
+    pub students: BTreeMap<String, String>,
     /// Tokens a call of the untrained policies asks for; 0 is relay's own mean.
     pub call_tokens: u32,
     /// Most tokens of an answer.
     pub max_tokens: u32,
 }
 
+impl Run {
+    /// Everything that is answered: the policies, and relay where others are matched to it.
+    ///
+    /// # Errors
+    /// If there is no policy of a name.
+    pub fn contenders(&self) -> anyhow::Result<Vec<Contender>> {
+        let parsed = self.policies.iter().map(|name| name.parse());
+        let mut all = parsed.collect::<anyhow::Result<Vec<Contender>>>()?;
+        let follows = all.iter().any(|contender| contender.follows_relay(self.call_tokens > 0));
+        if follows && !all.contains(&Contender::Relay) {
+            all.push(Contender::Relay);
+        }
+        Ok(all)
+    }
+
+    /// This run, with the small model of each policy.
+    ///
+    /// # Errors
+    /// As [`Run::contenders`].
+    pub fn with_students(mut self) -> anyhow::Result<Self> {
+        for contender in self.contenders()? {
+            let base = self.base.as_ref().filter(|_| contender.is_of_base());
+            let student = base.unwrap_or(&self.slm).clone();
+            if contender != Contender::LlmAlone {
+                self.students.insert(contender.to_string(), student);
+            }
+        }
+        Ok(self)
+    }
+}
+
 /// The models of an evaluation.
 #[derive(Debug)]
 pub struct Models {
-    /// Small and large model.
-    pair: Rollout,
-    /// The small model before training, alone.
-    base: Option<Rollout>,
+    students: Students,
     template: Option<ChatTemplate>,
     tokenizer: Arc<Tokenizer>,
     /// The large model's name on the wire.
     llm: ModelId,
+}
+
+/// The large model, and two small ones that take turns at its side: it is loaded once.
+struct Students {
+    pair: Rollout,
+    /// The small model that is not in the pair.
+    other: Option<Box<dyn LanguageModel>>,
+    /// Whether the one before training is.
+    is_of_base: bool,
+}
+
+impl std::fmt::Debug for Students {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = formatter.debug_struct("Students");
+        debug
+            .field("pair", &self.pair)
+            .field("is_of_base", &self.is_of_base)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Students {
+    /// The large model with the small one before training, or after it.
+    fn pair(&mut self, is_of_base: bool) -> &mut Rollout {
+        if self.is_of_base != is_of_base
+            && let Some(other) = self.other.take()
+        {
+            self.other = Some(self.pair.replace_student(other));
+            self.is_of_base = is_of_base;
+        }
+        &mut self.pair
+    }
 }
 
 /// Loads a model as the programs do: tags in prompts are plain text.
@@ -98,10 +162,23 @@ impl Models {
         base: Option<LoadedModel>,
     ) -> anyhow::Result<Self> {
         let template = slm.chat_template.clone();
-        let base = base.map(|base| Rollout::new(base, None)).transpose()?;
-        let name = ModelId::new(llm.identity.name.clone(), llm.identity.hash);
         let tokenizer = Arc::clone(&slm.tokenizer);
-        Ok(Self { pair: Rollout::new(slm, Some(llm))?, base, template, tokenizer, llm: name })
+        if let Some(base) = &base {
+            ensure!(
+                base.tokenizer.fingerprint(&TAGS) == tokenizer.fingerprint(&TAGS),
+                "--base {} has another vocabulary than --slm {}: give the checkpoint that --slm \
+                 was trained from",
+                base.identity.name,
+                slm.identity.name
+            );
+        }
+        let name = ModelId::new(llm.identity.name.clone(), llm.identity.hash);
+        let students = Students {
+            pair: Rollout::new(slm, Some(llm))?,
+            other: base.map(|base| base.model),
+            is_of_base: false,
+        };
+        Ok(Self { students, template, tokenizer, llm: name })
     }
 }
 
@@ -135,7 +212,7 @@ impl Harness {
         base_settings.budget.response_tokens_max = run.max_tokens;
         base_settings.budget.cloud_tokens_max = run.max_tokens;
         let asks = models.asks(&items.judged)?;
-        let matching_path = folder.join("matching.json");
+        let matching_path = folder.join(MATCHING);
         Ok(Self { run, models, base_settings, finished, matching_path, items, asks })
     }
 
@@ -182,7 +259,7 @@ impl Harness {
     ) -> anyhow::Result<()> {
         let name = contender.to_string();
         let Self { finished, items: Items { judged, .. }, models, .. } = self;
-        let Models { pair, base, tokenizer, llm, .. } = models;
+        let Models { students, tokenizer, llm, .. } = models;
         let of_level: Vec<usize> =
             (0..judged.len()).filter(|&at| is_within(level, judged[at].level())).collect();
         let is_missing = |at: &usize| !finished.has(&name, &judged[*at].id);
@@ -193,31 +270,22 @@ impl Harness {
         let asks: Vec<Ask> = missing.iter().map(|&at| self.asks[at].clone()).collect();
         let settings = contender.settings(&self.base_settings, matching);
         let bar = progress_bar(&name, of_level.len(), of_level.len() - missing.len());
-        let mut failed = None;
         let keep = |index: usize, answer: Answer| {
             let item = &judged[missing[index]];
             let row = Finished::judge(&name, item, &answer, (tokenizer, llm));
             bar.inc(1);
-            if failed.is_none() {
-                failed = finished.push(row).err();
-            }
+            finished.push(row)
         };
-        let rollout = match base {
-            Some(base) if contender.is_of_base() => base,
-            _ => pair,
-        };
-        let answered = rollout.run(&asks, &settings, keep);
+        let answered = students.pair(contender.is_of_base()).run(&asks, &settings, keep);
         bar.finish();
-        answered.with_context(|| format!("policy {name}"))?;
-        failed.map_or(Ok(()), Err)
+        answered.with_context(|| format!("policy {name}"))
     }
 
     /// The settings that bring relay's call ratio on each level; kept, so that a run that goes on
     /// has the same.
     fn matchings(&mut self, with_entropy: bool) -> anyhow::Result<Vec<Matched>> {
-        let shown = self.matching_path.display().to_string();
-        if let Ok(bytes) = std::fs::read(&self.matching_path) {
-            return serde_json::from_slice(&bytes).with_context(|| format!("{shown}: remove it"));
+        if self.matching_path.exists() {
+            return read_matchings(&self.matching_path);
         }
         let levels: Vec<Option<Level>> = match self.run.levels.as_slice() {
             [] => vec![None],
@@ -229,59 +297,54 @@ impl Harness {
         };
         let matchings = levels.into_iter().map(matched).collect::<anyhow::Result<Vec<_>>>()?;
         let text = serde_json::to_string(&matchings).context("the matching is no JSON")?;
-        std::fs::write(&self.matching_path, text + "\n")
-            .with_context(|| format!("{shown}: cannot be written"))?;
+        write_aside(&self.matching_path, (text + "\n").as_bytes())?;
         Ok(matchings)
     }
 
     fn matching(&mut self, level: Option<Level>, with_entropy: bool) -> anyhow::Result<Matching> {
-        let rows = self.finished.rows().iter().filter(|row| is_within(level, row.level));
-        let found = figures(rows.filter(|row| row.policy == "relay"), self.run.seed);
-        let relay = found.policies.get("relay").context("relay was not evaluated")?;
+        let is_relay = |row: &&Finished| row.policy == "relay" && is_within(level, row.level);
+        let relay: Vec<&Finished> = self.finished.rows().iter().filter(is_relay).collect();
+        let relay = policy_figures(&relay);
         let call_tokens = match self.run.call_tokens {
             0 => relay.tokens_per_call(),
             given => given,
         };
         let call_ratio = relay.call_ratio;
-        let mut matching = Matching {
-            call_tokens,
-            entropy_threshold: limits::ENTROPY_NATS_MAX,
-            random_probability: random_probability(call_ratio, call_tokens),
-        };
+        let random_probability = random_probability(call_ratio, call_tokens);
+        let mut matching =
+            Matching { call_tokens, call_ratio, random_probability, ..Matching::default() };
         if with_entropy {
-            matching.entropy_threshold = self.calibrate(level, call_ratio, matching)?;
+            let asks = self.calibration_asks(level)?;
+            let found = calibrate(call_ratio, |threshold, probability| {
+                matching.entropy_threshold = threshold;
+                matching.entropy_probability = probability;
+                self.entropy_call_ratio(&asks, matching)
+            })?;
+            matching.entropy_threshold = found.threshold_nats;
+            matching.entropy_probability = found.probability;
+            matching.entropy_call_ratio = Some(found.call_ratio);
         }
         Ok(matching)
     }
 
-    /// The threshold whose call ratio on validation problems is nearest from above the wanted one:
-    /// the rival gets no fewer tokens.
-    fn calibrate(
-        &mut self,
-        level: Option<Level>,
-        call_ratio: f64,
-        matching: Matching,
-    ) -> anyhow::Result<f32> {
+    fn calibration_asks(&self, level: Option<Level>) -> anyhow::Result<Vec<Ask>> {
         let of_level = |item: &&Item| is_within(level, item.level());
         let items: Vec<Item> = self.items.calibration.iter().filter(of_level).cloned().collect();
-        let asks = self.models.asks(&items)?;
-        let (mut low, mut high) = (0.0, limits::ENTROPY_NATS_MAX);
-        for _ in 0..limits::CALIBRATION_STEPS {
-            let threshold_nats = f32::midpoint(low, high);
-            let tried = Matching { entropy_threshold: threshold_nats, ..matching };
-            let settings = Contender::EntropyMatched.settings(&self.base_settings, tried);
-            let (mut llm_tokens, mut response_tokens) = (0.0, 0.0);
-            self.models.pair.run(&asks, &settings, |_, answer| {
-                llm_tokens += f64::from(answer.account.llm_tokens);
-                response_tokens += f64::from(answer.account.total_tokens);
-            })?;
-            if llm_tokens >= call_ratio * response_tokens {
-                low = threshold_nats;
-            } else {
-                high = threshold_nats;
-            }
-        }
-        Ok(low)
+        self.models.asks(&items)
+    }
+
+    /// What calling by entropy brings with these settings.
+    fn entropy_call_ratio(&mut self, asks: &[Ask], matching: Matching) -> anyhow::Result<f64> {
+        let rival = Contender::EntropyMatched;
+        let settings = rival.settings(&self.base_settings, matching);
+        let (mut llm_tokens, mut response_tokens) = (0.0, 0.0);
+        let pair = self.models.students.pair(rival.is_of_base());
+        pair.run(asks, &settings, |_, answer| -> anyhow::Result<()> {
+            llm_tokens += f64::from(answer.account.llm_tokens);
+            response_tokens += f64::from(answer.account.total_tokens);
+            Ok(())
+        })?;
+        Ok(if response_tokens > 0.0 { llm_tokens / response_tokens } else { 0.0 })
     }
 }
 
@@ -291,12 +354,13 @@ fn is_within(wanted: Option<Level>, found: Option<Level>) -> bool {
 }
 
 /// What the policies without training are set to on a level.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Matched {
-    /// Of a set there are no levels.
-    level: Option<Level>,
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Matched {
+    /// The level; of a set there are none.
+    pub level: Option<Level>,
+    /// The settings.
     #[serde(flatten)]
-    matching: Matching,
+    pub matching: Matching,
 }
 
 impl Models {
@@ -321,7 +385,23 @@ fn claim_folder(run: &Run, folder: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let text = serde_json::to_string_pretty(run).context("the run is no JSON")?;
-    std::fs::write(&path, text + "\n").with_context(|| format!("{shown}: cannot be written"))
+    write_aside(&path, (text + "\n").as_bytes())
+}
+
+/// What the matched policies of a folder's evaluation are set to; nothing where none is.
+///
+/// # Errors
+/// If that cannot be read.
+pub fn matchings_of(folder: &Path) -> anyhow::Result<Vec<Matched>> {
+    let path = folder.join(MATCHING);
+    if path.exists() { read_matchings(&path) } else { Ok(Vec::new()) }
+}
+
+fn read_matchings(path: &Path) -> anyhow::Result<Vec<Matched>> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("{shown}: cannot be read"))?;
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{shown}: is of an older program, or damaged: remove it"))
 }
 
 /// What a folder's evaluation is of.

@@ -1,6 +1,8 @@
 //! What is asked of a pair: problems of the small world, or those of a set from a file. Judges
 //! nothing.
 
+use std::collections::HashSet;
+
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
@@ -71,9 +73,12 @@ impl Items {
     }
 
     /// So many problems of a set, by chance, in the set's order; all of them if there are no more.
+    /// One that the set repeats is asked once.
     /// A threshold is matched on others, or, where none are left, on the same.
     pub fn of_set(questions: &[Question], problems: usize, seed: u64, instruction: &str) -> Self {
-        let mut order: Vec<usize> = (0..questions.len()).collect();
+        let mut seen = HashSet::new();
+        let mut order: Vec<usize> =
+            (0..questions.len()).filter(|&place| seen.insert(questions[place].id())).collect();
         Chance::new(seed, "evaluated", 0).shuffle(&mut order);
         let (chosen, rest) = order.split_at(problems.min(order.len()));
         let items = |places: &[usize]| {
@@ -148,5 +153,7 @@ mod tests {
         assert_eq!((all.judged.len(), all.calibration.len()), (40, 40));
         assert_eq!(all.judged[7].question, "q7", "the set's order stays");
         assert_ne!(set_hash(&questions), set_hash(&questions[1..]));
+        let twice = [&questions[..], &questions].concat();
+        assert_eq!(Items::of_set(&twice, 99, 1, "").judged, all.judged);
     }
 }

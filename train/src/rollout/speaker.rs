@@ -51,6 +51,10 @@ impl Speaker {
         Self { model, never_said: TokenMask::from_ids(never) }
     }
 
+    pub(super) fn into_model(self) -> Box<dyn LanguageModel> {
+        self.model
+    }
+
     pub(super) fn never_said(&self) -> &TokenMask {
         &self.never_said
     }

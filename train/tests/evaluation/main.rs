@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use clap::Parser;
 use relay_model::scripted::{ScriptedModel, byte_tokenizer};
-use relay_model::{LoadedModel, ModelIdentity};
+use relay_model::{LoadedModel, ModelIdentity, TokenKind};
 use relay_train::dataset::INSTRUCTION;
 use relay_train::evaluation::contender::{Contender, random_probability};
 use relay_train::evaluation::figures::figures;
@@ -31,6 +31,7 @@ fn run() -> Run {
         problems: 24,
         seed: 5,
         policies: contenders().iter().map(Contender::to_string).collect(),
+        students: BTreeMap::new(),
         call_tokens: 0,
         max_tokens: 1500,
     }
@@ -75,7 +76,12 @@ fn calling(record: &Record) -> String {
     text + &record.solution[at..]
 }
 
+/// Models that know all problems: those of the run, and those that a threshold is matched on.
 fn models(fault_at: Option<u64>) -> Models {
+    models_with(fault_at, None)
+}
+
+fn models_with(fault_at: Option<u64>, base: Option<LoadedModel>) -> Models {
     let validation = Run { problems: 192, ..run() };
     let mut known = records(&run(), Split::Test).unwrap();
     known.extend(records(&validation, Split::Validation).unwrap());
@@ -83,7 +89,7 @@ fn models(fault_at: Option<u64>) -> Models {
         known.iter().map(|record| (record.question.clone(), answer(record))).collect()
     };
     let llm = writer(by(|record| record.solution.clone()), None);
-    Models::new(writer(by(calling), fault_at), llm, None).unwrap()
+    Models::new(writer(by(calling), fault_at), llm, base).unwrap()
 }
 
 fn world() -> Items {
@@ -132,6 +138,9 @@ fn figures_are_what_the_models_know() {
         assert!((fact.is_true - 1.0).abs() < 1e-12, "{kind}: {fact:?}");
     }
     assert!((of("llm_alone").call_ratio - 1.0).abs() < 1e-12 && of("slm_alone").llm_tokens == 0);
+    let relayed = relay.call_ratio;
+    let entropy = of("entropy").call_ratio;
+    assert!(entropy > 0.5 * relayed && entropy < 2.0 * relayed, "{entropy} {relayed}");
     let random = of("random").call_ratio;
     assert!(random > 0.0 && random < 4.0 * relay.call_ratio, "{random} {}", relay.call_ratio);
     assert!(of("every:40").calls_per_answer > 0.0 && of("fixed:1").calls_per_answer > 0.0);
@@ -142,7 +151,8 @@ fn figures_are_what_the_models_know() {
 #[test]
 fn rivals_are_matched_to_relay_on_each_level() {
     let folder = tempfile::tempdir().unwrap();
-    let rows = finish(folder.path(), &[Contender::Relay, Contender::RandomMatched], None).unwrap();
+    let compared = [Contender::Relay, Contender::RandomMatched, Contender::EntropyMatched];
+    let rows = finish(folder.path(), &compared, None).unwrap();
     let text = std::fs::read_to_string(folder.path().join("matching.json")).unwrap();
     let matchings: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
     let of_level = |level: Level| {
@@ -154,6 +164,9 @@ fn rivals_are_matched_to_relay_on_each_level() {
         let expected = random_probability(relay.call_ratio, relay.tokens_per_call());
         assert!((matching["random_probability"].as_f64().unwrap() - expected).abs() < 1e-12);
         assert_eq!(found.policies["random"].answers, 12);
+        let (wanted, reached) = (&matching["call_ratio"], &matching["entropy_call_ratio"]);
+        let excess = reached.as_f64().unwrap() / wanted.as_f64().unwrap();
+        assert!((1.0..1.06).contains(&excess), "{matching}");
         expected
     };
     let [short, middle] = [Level::Short, Level::Middle].map(of_level);
@@ -182,6 +195,60 @@ fn a_run_that_was_stopped_goes_on_to_the_same_rows() {
     let error =
         Harness::open(other, world(), models(None), 16, broken.path()).unwrap_err().to_string();
     assert!(error.contains("holds another evaluation: choose another --out"), "{error}");
+}
+
+#[test]
+fn rivals_without_a_learned_policy_have_the_untouched_small_model() {
+    // The untouched one knows nothing, and says so in 24 tokens.
+    let known = records(&run(), Split::Test).unwrap();
+    let guess = "The answer is \\boxed{0}.";
+    let guesses = known.iter().map(|record| (record.question.clone(), guess.to_owned()));
+    let base = writer(guesses.collect(), None);
+    // None of these ever calls, so that each is its small model alone.
+    let names = ["slm_alone", "random:0", "entropy:9", "every:5000", "teacher_free"];
+    let run = Run {
+        base: Some("base".to_owned()),
+        policies: names.map(str::to_owned).to_vec(),
+        call_tokens: 2,
+        ..run()
+    };
+    let run = run.with_students().unwrap();
+    let contenders = run.contenders().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut harness =
+        Harness::open(run.clone(), world(), models_with(None, Some(base)), 16, folder.path())
+            .unwrap();
+    harness.complete(&contenders).unwrap();
+    for row in harness.rows() {
+        let is_untouched = row.policy != "teacher_free";
+        assert_eq!(row.response_tokens == 24, is_untouched, "{row:?}");
+        assert_eq!(run.students[&row.policy], if is_untouched { "base" } else { "slm" });
+    }
+    assert_eq!(harness.rows().len(), 24 * names.len());
+}
+
+#[test]
+fn a_base_of_another_vocabulary_is_refused() {
+    let mut base = writer(HashMap::new(), None);
+    base.tokenizer = Arc::new(byte_tokenizer(&[("<x>", TokenKind::Control)]));
+    let [slm, llm] = [(); 2].map(|()| writer(HashMap::new(), None));
+    let error = Models::new(slm, llm, Some(base)).unwrap_err().to_string();
+    assert!(error.starts_with("--base scripted has another vocabulary than --slm"), "{error}");
+    assert!(error.contains("give the checkpoint that --slm was trained from"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_run_is_of_is_there_as_a_whole_or_not_at_all() {
+    // /dev/full refuses every byte; the file aside is a link to it.
+    for name in ["run.json", "matching.json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = folder.path().join(format!("{name}.partial"));
+        std::os::unix::fs::symlink("/dev/full", partial).unwrap();
+        let error = finish(folder.path(), &[Contender::RandomMatched], None).unwrap_err();
+        assert!(format!("{error:#}").contains("is the disk full"), "{error:#}");
+        assert!(!folder.path().join(name).exists(), "{name}");
+    }
 }
 
 #[derive(Parser)]

@@ -126,7 +126,7 @@ fn batching_changes_nothing_under_any_policy() {
     for policy in [
         Policy::Learned,
         Policy::Fixed { call_tokens: 2 },
-        Policy::Entropy { threshold_nats: 0.8, call_tokens: 3 },
+        Policy::Entropy { threshold_nats: 0.8, probability: 1.0, call_tokens: 3 },
         Policy::Random { probability: 0.1, call_tokens: 4 },
         Policy::Every { period_tokens: 9, call_tokens: 2 },
         Policy::Never,
@@ -182,7 +182,11 @@ fn a_teacher_that_fails_stops_the_run_and_says_so() {
     let failing = teacher(512).with_fault(3);
     let mut rollout = Rollout::new(loaded(student(120)), Some(loaded(failing))).unwrap();
     let mut done = 0;
-    let error = rollout.run(&asks(4), &RolloutSettings::default(), |_, _| done += 1).unwrap_err();
+    let keep = |_, _| {
+        done += 1;
+        Ok::<(), RolloutError>(())
+    };
+    let error = rollout.run(&asks(4), &RolloutSettings::default(), keep).unwrap_err();
     assert!(matches!(error, RolloutError::TeacherGone(_)), "{error}");
     assert!(error.to_string().starts_with("the large model is gone"), "{error}");
     assert_eq!(done, 0);
@@ -191,6 +195,24 @@ fn a_teacher_that_fails_stops_the_run_and_says_so() {
     assert!(matches!(error, RolloutError::NoTeacher), "{error}");
     let never = sampled(Policy::Never);
     assert_eq!(alone.answers(&asks(1), &never).unwrap()[0].account.calls, 0);
+}
+
+#[test]
+fn a_run_whose_answers_cannot_be_kept_stops_at_once() {
+    let mut kept = 0;
+    let keep = |_, _| {
+        kept += 1;
+        if kept == 2 { Err(RolloutError::NoTeacher) } else { Ok(()) }
+    };
+    let settings = RolloutSettings { rows_max: 1, ..RolloutSettings::default() };
+    let mut rollout = pair();
+    let error = rollout.run(&asks(9), &settings, keep).unwrap_err();
+    assert!(matches!(error, RolloutError::NoTeacher), "{error}");
+    let steps = rollout.cost().student_steps;
+    assert_eq!(kept, 2);
+    let mut whole = pair();
+    whole.answers(&asks(2), &settings).unwrap();
+    assert_eq!(steps, whole.cost().student_steps, "nothing was drafted for the other seven");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use relay::policy::Policy;
 
 use crate::world::{Reply, World, settings};
 
-const ENTROPY: Policy = Policy::Entropy { threshold_nats: 1.0, call_tokens: 2 };
+const ENTROPY: Policy = Policy::Entropy { threshold_nats: 1.0, probability: 1.0, call_tokens: 2 };
 const DOWN: Reply = Reply::Event(|attempt| Event::LinkDown { attempt });
 
 fn unsure_at(index: usize) -> impl Fn(usize, &mut relay::event::Drafted) {
@@ -82,6 +82,20 @@ fn random_fires_below_its_probability() {
 }
 
 #[test]
+fn a_coin_thins_the_calls_of_entropy() {
+    let thinned = Policy::Entropy { threshold_nats: 1.0, probability: 0.5, call_tokens: 1 };
+    let llm = &[Reply::Write(&["x"], Length)];
+    let world = World::new(settings(thinned), &["a", "b", "c"], llm)
+        .with_drafts(|index, drafted| {
+            let unlike = [(1.0, 0.5), (0.9, 0.4), (1.0, 0.4)];
+            (drafted.entropy_nats, drafted.draw) = unlike.get(index).copied().unwrap_or_default();
+        })
+        .run();
+    // Unsure without the coin, the coin without being unsure, both.
+    assert_eq!((world.reader(), world.orders.len()), ("abx".into(), 1));
+}
+
+#[test]
 fn never_calls_never_and_masks_the_command() {
     let world = World::new(settings(Policy::Never), &["<call>5</call>", "<ca", "t"], &[]).run();
     assert_eq!((world.reader(), world.orders.len()), ("<call>5</call><cat".into(), 0));
@@ -111,8 +125,11 @@ fn after_a_failure_the_slm_cools_down() {
     assert_eq!(banned, [false, true, true, false, false]);
     assert!(world.machine.account().degraded);
 
-    let mut settings =
-        crate::world::settings(Policy::Entropy { threshold_nats: 0.0, call_tokens: 1 });
+    let mut settings = crate::world::settings(Policy::Entropy {
+        threshold_nats: 0.0,
+        probability: 1.0,
+        call_tokens: 1,
+    });
     settings.cool_down_tokens = 2;
     let llm = &[DOWN, Reply::Write(&["x"], Length), DOWN];
     let world = World::new(settings, &["a", "b", "-"], llm).run();
