@@ -79,7 +79,7 @@ async fn a_cloud_teaches_what_a_model_in_the_process_teaches() {
         for (policy, temperature) in [
             (Policy::Learned, 0.0),
             (Policy::Learned, 1.0),
-            (Policy::Entropy { threshold_nats: 3.0, call_tokens: 3 }, 0.0),
+            (Policy::Entropy { threshold_nats: 3.0, probability: 1.0, call_tokens: 3 }, 0.0),
             (Policy::Every { period_tokens: 7, call_tokens: 2 }, 0.8),
             (Policy::Always, 1.0),
             (Policy::Never, 0.0),

@@ -13,12 +13,14 @@ use serde::Serialize;
 use crate::dataset::{self, Set};
 use crate::evaluation::contender::Contender;
 use crate::evaluation::figures::{Figures, Prices, figures};
-use crate::evaluation::finished::{Finished, FinishedFile};
-use crate::evaluation::harness::{Harness, Models, Run, load_model, model_name, read_run};
+use crate::evaluation::finished::{Finished, read_rows};
+use crate::evaluation::harness::{
+    Harness, Matched, Models, Run, load_model, matchings_of, model_name, read_run,
+};
 use crate::evaluation::item::{Items, SetName, set_hash};
 use crate::evaluation::plot::{drawing, svg};
 use crate::evaluation::raster::png;
-use crate::evaluation::table::markdown;
+use crate::evaluation::table::{markdown, matchings, source, students};
 use crate::problem::Level;
 use crate::untouched::UNTOUCHED_SLM;
 
@@ -57,8 +59,8 @@ pub struct Eval {
     /// The large model.
     #[arg(long, required_unless_present = "pair", default_value = EMBEDDED, hide_default_value = true)]
     llm: PathBuf,
-    /// The small model before it learned to call, for `slm_alone`: the embedded pair has its own;
-    /// without one that is --slm with commands masked.
+    /// The small model before it learned to call, for `slm_alone`, `entropy`, `random` and `every`:
+    /// the embedded pair has its own; without one that is --slm with commands masked.
     #[arg(long)]
     base: Option<PathBuf>,
     /// How long the problems are.
@@ -150,8 +152,10 @@ struct Printed<'a> {
     prices: Option<Prices>,
     #[serde(flatten)]
     all: Figures,
-    /// The same by level.
-    levels: BTreeMap<String, Figures>,
+    /// The same by level, shortest first.
+    levels: BTreeMap<Level, Figures>,
+    /// What the matched policies are set to.
+    matching: Vec<Matched>,
 }
 
 impl Levels {
@@ -198,7 +202,7 @@ pub fn evaluate(flags: &Eval, output: &mut impl Write) -> anyhow::Result<()> {
     let models = Models::new(slm, llm, base)?;
     let mut harness = Harness::open(run.clone(), items, models, flags.rows, &folder)?;
     harness.complete(&flags.policies)?;
-    let printed = printed(&run, harness.rows(), prices);
+    let printed = printed(&run, harness.rows(), matchings_of(&folder)?, prices);
     if flags.json {
         let object = serde_json::to_string_pretty(&printed).context("the figures are no JSON")?;
         writeln!(output, "{object}").context("cannot write the figures")
@@ -232,8 +236,17 @@ fn items(flags: &Eval, run: &mut Run) -> anyhow::Result<Items> {
 pub fn report(flags: &Report, output: &mut impl Write) -> anyhow::Result<()> {
     let folder = &flags.folder;
     let run = read_run(folder)?;
-    let finished = FinishedFile::open(&folder.join("finished.jsonl"))?;
-    let printed = printed(&run, finished.rows(), flags.prices.prices()?);
+    let rows = read_rows(&folder.join("finished.jsonl"))?;
+    let wanted = run.problems * run.contenders()?.len();
+    if rows.len() < wanted {
+        bail!(
+            "{}: {} of {wanted} answers are judged, and policies are compared on the same problems \
+             only: run the same `relay-train eval` again, it goes on to the end",
+            folder.display(),
+            rows.len()
+        );
+    }
+    let printed = printed(&run, &rows, matchings_of(folder)?, flags.prices.prices()?);
     let (text, shapes) = (text(&printed), drawing(&printed.all));
     let object = serde_json::to_string_pretty(&printed).context("the figures are no JSON")?;
     write(&folder.join("report.md"), text.as_bytes())?;
@@ -247,36 +260,41 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     std::fs::write(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-fn printed<'a>(run: &'a Run, rows: &[Finished], prices: Option<Prices>) -> Printed<'a> {
+fn printed<'a>(
+    run: &'a Run,
+    rows: &[Finished],
+    matching: Vec<Matched>,
+    prices: Option<Prices>,
+) -> Printed<'a> {
     let levels = run.levels.iter().map(|level| {
         let of_level = rows.iter().filter(|row| row.level == Some(*level));
-        (level_name(*level), figures(of_level, run.seed).priced(prices))
+        (*level, figures(of_level, run.seed).priced(prices))
     });
     let all = figures(rows, run.seed).priced(prices);
-    Printed { run, prices, all, levels: levels.collect() }
+    Printed { run, prices, all, levels: levels.collect(), matching }
 }
 
-fn text(Printed { run, all, levels, .. }: &Printed<'_>) -> String {
-    let base = run.base.as_ref().map_or_else(String::new, |base| format!(", before it {base}"));
-    let source = match &run.set {
+fn text(Printed { run, all, levels, matching, .. }: &Printed<'_>) -> String {
+    let source_of_problems = match &run.set {
         Some(set) => format!("of {} ({})", set.name, set.hash),
         None => "of the test split".to_owned(),
     };
-    let mut text = format!(
-        "# Evaluation\n\nSLM {}{base}; LLM {}; {} problems {source}, seed {}, greedy.\n\n",
-        run.slm, run.llm, run.problems, run.seed
-    );
+    let mut sections = vec![format!(
+        "# Evaluation\n\nSLM {}; LLM {}; {} problems {source_of_problems}, seed {}, greedy.\n{}",
+        run.slm,
+        run.llm,
+        run.problems,
+        run.seed,
+        students(run)
+    )];
     if levels.len() != 1 {
-        text.push_str(&markdown("All problems", all));
-        text.push('\n');
+        sections.push(markdown("All problems", all));
     }
-    let tables = levels.iter().map(|(level, figures)| markdown(&format!("Level {level}"), figures));
-    text.push_str(&tables.collect::<Vec<_>>().join("\n"));
-    text
-}
-
-fn level_name(level: Level) -> String {
-    format!("{level:?}").to_lowercase()
+    sections
+        .extend(levels.iter().map(|(level, figures)| markdown(&format!("Level {level}"), figures)));
+    sections.extend(Some(matchings(matching)).filter(|text| !text.is_empty()));
+    sections.push(source());
+    sections.join("\n")
 }
 
 /// A folder of the user's cache that follows from what is evaluated.

@@ -13,6 +13,7 @@
 //! | `evaluation/interval.rs`, `evaluation/resample.rs` | bootstrap intervals, and of which figures |
 //! | `evaluation/figures.rs` | from judged answers to figures |
 //! | `evaluation/share.rs` | shares of counts |
+//! | `evaluation/paper.rs` | what the paper measured |
 //! | `evaluation/table.rs` | figures as Markdown |
 //! | `evaluation/plot.rs`, `evaluation/raster.rs` | accuracy against call ratio, as SVG and PNG |
 
@@ -24,6 +25,7 @@ pub mod finished;
 pub mod harness;
 pub mod interval;
 pub mod item;
+pub mod paper;
 pub mod plot;
 pub mod raster;
 mod resample;

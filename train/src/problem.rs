@@ -1,6 +1,8 @@
 //! Word problems of the small world, as structure: which numbers are added, in which order. Their
 //! wording is in `wording.rs`, which of them a run may use in `split.rs`.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::chance::Chance;
@@ -17,7 +19,19 @@ const GIVEN: std::ops::RangeInclusive<u32> = 2..=40;
 const GIVEN_PERCENT: usize = 35;
 
 /// How many steps an answer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Two steps.
@@ -39,6 +53,16 @@ impl Level {
             Self::Middle => 4..=4,
             Self::Long => 7..=9,
         }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Short => "short",
+            Self::Middle => "middle",
+            Self::Long => "long",
+        })
     }
 }
 

@@ -7,10 +7,9 @@ use serde_json::Value;
 
 use super::cell::{Cell, Folders};
 use super::{Kept, read_result};
+use crate::evaluation::paper::{PAPER, Paper};
+use crate::evaluation::table::percent;
 
-/// What the paper measured with its best pair (`RelayLLM`, 1.7B and 8B, six benchmarks).
-const PAPER: &str = "| the paper, 1.7B calling 8B | – | 42.50 % | 54.12 % | 49.52 % | 60.40 % | 1.07 % \
-                     | – | 98.20 % | – | – | – |\n";
 const LEVELS: [&str; 3] = ["short", "middle", "long"];
 
 /// A column: its title, and where its figure stands in an evaluation.
@@ -83,9 +82,10 @@ fn section(title: &str, place: &str, evaluated: &[Evaluated<'_>]) -> String {
     }
     let titles: Vec<&str> = COLUMNS.iter().map(|column| column.0).collect();
     let mut text = format!(
-        "\n## {title}\n\n| cell | answers | {} |\n|{}\n{PAPER}",
+        "\n## {title}\n\n| cell | answers | {} |\n|{}\n{}",
         titles.join(" | "),
-        "---|".repeat(COLUMNS.len() + 2)
+        "---|".repeat(COLUMNS.len() + 2),
+        paper()
     );
     for (cell, figures) in &here {
         text += &row(&cell.name, &[figures]);
@@ -94,6 +94,16 @@ fn section(title: &str, place: &str, evaluated: &[Evaluated<'_>]) -> String {
         text += &row(&format!("{group}, mean of {}", members.len()), &members);
     }
     text + &rivals(&here)
+}
+
+/// What the paper measured, as a row.
+fn paper() -> String {
+    let Paper { slm_alone, llm_alone, relay, gap_recovered, call_ratio, router_reduction, .. } =
+        PAPER;
+    let known = [slm_alone, llm_alone, relay, gap_recovered, call_ratio].map(percent);
+    let known = known.join(" | ");
+    let router = percent(router_reduction);
+    format!("| the paper, 1.7B calling 8B | – | {known} | – | {router} | – | – | – |\n")
 }
 
 /// Cells that differ by their seed only.
@@ -156,10 +166,6 @@ fn mean(members: &[&Value], place: &str) -> Option<f64> {
     Some(figures.iter().sum::<f64>() / f64::from(count))
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.2} %", share * 100.0)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -214,6 +220,8 @@ mod tests {
             "Not finished, or of other settings than now: three, old.",
             "| one | 2000 | 40.00 % | 90.00 % | 80.00 % (79.00–81.00) | 80.00 % | 1.00 % | – | – | – \
              | 90.00 % | – |",
+            "| the paper, 1.7B calling 8B | – | 42.50 % | 54.12 % | 49.52 % | 60.40 % | 1.07 % | – | 98.20 % \
+             | – | – | – |",
             "| grpo, mean of 2 | 2000 | 40.00 % | 90.00 % | 85.00 % | 90.00 % |",
             "## Level long",
             "| one | 80.00 % (79.00 %–81.00 %), 1.00 % | – | – | – |",

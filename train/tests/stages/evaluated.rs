@@ -36,6 +36,16 @@ fn the_embedded_pair_is_compared_with_its_small_model_before_it_saw_a_command() 
     // Commands masked, training's other traces stay.
     assert_ne!(object["teacher_free"]["response_tokens"], object["slm_alone"]["response_tokens"]);
     assert!(figure("entropy", "llm_tokens") > 0.0, "{said}");
+    for (policy, model) in [("entropy", "base"), ("slm_alone", "base"), ("relay", "slm")] {
+        assert_eq!(object["run"]["students"][policy], object["run"][model], "{said}");
+    }
+    assert_eq!(object["matching"][0]["level"], "short");
+    assert!(figure("relay", "call_ratio_low") < figure("relay", "call_ratio"), "{said}");
+    assert!(object["gap_recovered_low"].is_null(), "no large model alone: {said}");
+    let report = run(&["report", out]);
+    for part in ["of the test split", "entropy, slm_alone.", "relay, teacher_free.", "## Matched"] {
+        assert!(report.contains(part), "{part}\n{report}");
+    }
 }
 
 #[test]
@@ -54,6 +64,9 @@ fn a_set_is_evaluated_as_the_small_world_is_and_goes_on_after_a_kill() {
     };
     let finished = Path::new(&cut).join("finished.jsonl");
     kill(start_until(&words(&cut), &finished, 3));
+    let unfinished = program(&["report", &cut]).output().unwrap();
+    let said = String::from_utf8_lossy(&unfinished.stderr).into_owned();
+    assert!(!unfinished.status.success() && said.contains("of 18 answers are judged"), "{said}");
     let [cut_said, whole_said] = [&cut, &whole].map(|out| run(&words(out)));
     assert_eq!(cut_said, whole_said);
     let object: Value = serde_json::from_str(&whole_said).unwrap();
