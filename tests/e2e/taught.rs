@@ -175,6 +175,7 @@ async fn a_cloud_that_goes_ends_the_run_and_another_model_is_not_taken_for_it() 
         let mut alone = 0;
         let error = pair.run(&asks, &settings, |_, answer| {
             alone += u32::from(answer.account.degraded);
+            Ok::<(), RolloutError>(())
         });
         let error = error.unwrap_err();
         assert!(proxy.has_cut());
