@@ -266,7 +266,7 @@ pub(super) fn policy_figures(rows: &[&Finished]) -> PolicyFigures {
 fn fact_figures(rows: &[&Finished]) -> BTreeMap<&'static str, FactFigures> {
     let mut by_kind: BTreeMap<&'static str, Vec<WrittenFact>> = BTreeMap::new();
     for fact in rows.iter().flat_map(|row| &row.facts) {
-        by_kind.entry(fact_kind(fact)).or_default().push(*fact);
+        by_kind.entry(fact_kind(*fact)).or_default().push(*fact);
     }
     let summed = by_kind.into_iter().map(|(name, facts)| {
         let by_llm: Vec<bool> = facts.iter().map(|fact| fact.by_llm).collect();
@@ -285,7 +285,7 @@ fn fact_figures(rows: &[&Finished]) -> BTreeMap<&'static str, FactFigures> {
 }
 
 /// The name of a fact's kind among figures.
-pub(super) fn fact_kind(fact: &WrittenFact) -> &'static str {
+pub(super) fn fact_kind(fact: WrittenFact) -> &'static str {
     match fact.kind {
         Kind::Common => "common",
         Kind::Rare if fact.held_out => "rare_held_out",

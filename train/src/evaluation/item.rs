@@ -76,9 +76,9 @@ impl Items {
     /// One that the set repeats is asked once.
     /// A threshold is matched on others, or, where none are left, on the same.
     pub fn of_set(questions: &[Question], problems: usize, seed: u64, instruction: &str) -> Self {
-        let mut seen = HashSet::new();
+        let mut known = HashSet::new();
         let mut order: Vec<usize> =
-            (0..questions.len()).filter(|&place| seen.insert(questions[place].id())).collect();
+            (0..questions.len()).filter(|&place| known.insert(questions[place].id())).collect();
         Chance::new(seed, "evaluated", 0).shuffle(&mut order);
         let (chosen, rest) = order.split_at(problems.min(order.len()));
         let items = |places: &[usize]| {

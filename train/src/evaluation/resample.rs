@@ -27,7 +27,7 @@ impl Share {
             Self::Accuracy => [f64::from(u8::from(row.is_correct)), 1.0],
             Self::CallRatio => [row.llm_tokens.into(), row.response_tokens.into()],
             Self::ByLlm(kind) => {
-                let of_kind = row.facts.iter().filter(|fact| fact_kind(fact) == kind);
+                let of_kind = row.facts.iter().filter(|fact| fact_kind(**fact) == kind);
                 of_kind.fold([0.0, 0.0], |[part, whole], fact| {
                     [part + f64::from(u8::from(fact.by_llm)), whole + 1.0]
                 })
