@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -87,6 +88,9 @@ pub struct Eval {
     /// tokens, whatever it says), `every:K`.
     #[arg(long, value_delimiter = ',', default_value = Contender::DEFAULT)]
     policies: Vec<Contender>,
+    /// Relay's commands ask for N tokens, whatever they say: for a policy that was taught so.
+    #[arg(long, value_name = "N")]
+    fixed: Option<NonZeroU32>,
     /// Tokens that a call of entropy, random and every asks for; 0 takes what relay's calls brought
     /// on average.
     #[arg(long, default_value_t = 0)]
@@ -187,6 +191,7 @@ pub fn evaluate(flags: &Eval, output: &mut impl Write) -> anyhow::Result<()> {
         seed: flags.seed,
         policies: flags.policies.iter().map(Contender::to_string).collect(),
         students: BTreeMap::new(),
+        fixed: flags.fixed,
         call_tokens: flags.call_tokens,
         max_tokens: flags.max_tokens,
     }

@@ -32,7 +32,8 @@ use relay::transcript::Leg;
 use relay_edge::vocabulary::{command_tokens, fingerprint};
 use relay_edge::{EdgeError, EdgeSettings};
 use relay_model::{
-    BannedText, LanguageModel, LoadedModel, ModelError, ModelIdentity, Sampling, TokenMask, Tokenizer,
+    BannedText, LanguageModel, LoadedModel, ModelError, ModelIdentity, Sampling, TokenMask,
+    Tokenizer,
 };
 
 use cloud::Cloud;

@@ -80,7 +80,7 @@ impl Contender {
         }
     }
 
-    /// The rollout's settings for it.
+    /// The rollout's settings for it, out of those of relay.
     pub fn settings(self, base: &RolloutSettings, matching: Matching) -> RolloutSettings {
         let mut settings = base.clone();
         let call_tokens = matching.call_tokens.max(1);
@@ -93,7 +93,7 @@ impl Contender {
         settings.policy = match self {
             Self::SlmAlone | Self::TeacherFree => Policy::Never,
             Self::LlmAlone => Policy::Always,
-            Self::Relay => Policy::Learned,
+            Self::Relay => settings.policy,
             Self::EntropyMatched => {
                 entropy(matching.entropy_threshold, matching.entropy_probability)
             }

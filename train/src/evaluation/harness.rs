@@ -2,6 +2,7 @@
 //! with what is missing, since each answer depends on nothing but its own problem.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use relay::command::TAGS;
 use relay::ids::ModelId;
+use relay::policy::Policy;
 use relay_model::{
     ChatTemplate, EmbeddedFolder, LanguageModel, LoadOptions, LoadedModel, ModelIdentity,
     ModelSource, Tokenizer, load,
@@ -52,6 +54,9 @@ pub struct Run {
     /// could do the same.
     #[serde(default)]
     pub students: BTreeMap<String, String>,
+    /// What relay's commands ask for, whatever they say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<NonZeroU32>,
     /// Tokens a call of the untrained policies asks for; 0 is relay's own mean.
     pub call_tokens: u32,
     /// Most tokens of an answer.
@@ -211,6 +216,9 @@ impl Harness {
         let mut base_settings = RolloutSettings { rows_max, ..RolloutSettings::default() };
         base_settings.budget.response_tokens_max = run.max_tokens;
         base_settings.budget.cloud_tokens_max = run.max_tokens;
+        if let Some(fixed) = run.fixed {
+            base_settings.policy = Policy::Fixed { call_tokens: fixed.get() };
+        }
         let asks = models.asks(&items.judged)?;
         let matching_path = folder.join(MATCHING);
         Ok(Self { run, models, base_settings, finished, matching_path, items, asks })

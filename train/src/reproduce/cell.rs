@@ -6,8 +6,8 @@
 //! another cell). A cell needs those that it names.
 //!
 //! Policies are taught and evaluated alike: `[[policy_cell]]` says how, with the policy's own
-//! `{name}`, `{says}`, `{from}`, `{llm}`, `{problems}` and `{contenders}`, and each `[[policy]]`
-//! becomes one cell of each. Cells that need policies stand in `[[closing_cell]]`.
+//! `{name}`, `{says}`, `{from}`, `{llm}`, `{problems}`, `{contenders}` and `{eval_flags}` (a word for
+//! each), and each `[[policy]]` becomes one cell of each. Cells that need policies stand in `[[closing_cell]]`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,9 @@ struct Policy {
     /// What it is compared with, as `eval --policies` takes them.
     #[serde(default = "few_contenders")]
     contenders: String,
+    /// Flags of its evaluation.
+    #[serde(default)]
+    eval_flags: Vec<String>,
     /// As of a [`Cell`], for those of its cells that have settings.
     #[serde(default)]
     change: Table,
@@ -100,7 +103,11 @@ impl Policy {
         let fill = |text: &String| {
             own.iter().fold(text.clone(), |text, (mark, value)| text.replace(mark, value))
         };
-        let command = |words: &Vec<String>| words.iter().map(fill).collect();
+        let words = |word: &String| match word.as_str() {
+            "{eval_flags}" => self.eval_flags.clone(),
+            _ => vec![fill(word)],
+        };
+        let command = |command: &Vec<String>| command.iter().flat_map(words).collect();
         Cell {
             name: fill(&template.name),
             says: fill(&template.says),
@@ -428,7 +435,7 @@ mod tests {
             [[policy_cell]]
             name = "eval-{name}"
             says = "{says}: tried"
-            commands = [["eval", "{model:grpo-{name}}", "{contenders}"]]
+            commands = [["eval", "{model:grpo-{name}}", "{contenders}", "{eval_flags}"]]
             result = "report.json"
             [[policy]]
             name = "x"
@@ -442,6 +449,7 @@ mod tests {
             from = "b"
             problems = "drawn.jsonl"
             contenders = "relay"
+            eval_flags = ["--fixed", "9"]
             [[closing_cell]]
             name = "swap"
             says = "with another teacher"
@@ -459,7 +467,7 @@ mod tests {
         assert_eq!((cells[3].says.as_str(), cells[3].change.len()), ("one: tried", 0));
         assert_eq!(cells[3].group.as_deref(), Some("both"));
         assert_eq!(cells[4].commands[0][2..4], ["{model:b}", "{file:a/drawn.jsonl}"]);
-        assert_eq!(cells[5].commands, [["eval", "{model:grpo-y}", "relay"]]);
+        assert_eq!(cells[5].commands, [["eval", "{model:grpo-y}", "relay", "--fixed", "9"]]);
     }
 
     #[test]

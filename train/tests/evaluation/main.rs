@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ fn run() -> Run {
         seed: 5,
         policies: contenders().iter().map(Contender::to_string).collect(),
         students: BTreeMap::new(),
+        fixed: None,
         call_tokens: 0,
         max_tokens: 1500,
     }
@@ -146,6 +148,22 @@ fn figures_are_what_the_models_know() {
     assert!(of("every:40").calls_per_answer > 0.0 && of("fixed:1").calls_per_answer > 0.0);
     let hard = |row: &&Finished| row.group == Some(Group::Teacher) && row.policy == "relay";
     assert!(rows.iter().filter(hard).all(|row| row.calls > 0 && row.llm_tokens > 0));
+}
+
+#[test]
+fn a_policy_of_fixed_calls_is_judged_with_them() {
+    let calls = |fixed: Option<u32>, contender: Contender| {
+        let folder = tempfile::tempdir().unwrap();
+        let run = Run { fixed: fixed.and_then(NonZeroU32::new), ..run() };
+        let mut harness = Harness::open(run, world(), models(None), 16, folder.path()).unwrap();
+        harness.complete(&[contender]).unwrap();
+        let mut rows = harness.rows().to_vec();
+        rows.sort_by_key(|row| row.problem.clone());
+        rows.iter().map(|row| (row.calls, row.requested_tokens)).collect::<Vec<_>>()
+    };
+    let fixed = calls(Some(1), Contender::Relay);
+    assert_eq!(fixed, calls(None, Contender::Fixed(1)));
+    assert_ne!(fixed, calls(None, Contender::Relay));
 }
 
 #[test]
