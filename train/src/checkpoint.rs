@@ -97,8 +97,9 @@ pub fn load<State: DeserializeOwned>(
     let read = read(start, &file);
     read.map(Some).with_context(|| {
         format!(
-            "{}: damaged, or of another run: remove it to start afresh, or give another --out",
-            path.display()
+            "{}: damaged, or of another run: remove it and {} to start afresh, or give another --out",
+            path.display(),
+            previous(path).display()
         )
     })
 }
@@ -148,7 +149,7 @@ fn write_keeping(path: &Path, bytes: &[u8], previous: Option<&Path>) -> anyhow::
         let shown = path.display();
         anyhow!(error).context(format!(
             "{shown}: cannot be written: is the disk full, or the folder read-only? What was \
-             there before is untouched: make room and run the same command again"
+             there before is not lost: make room and run the same command again"
         ))
     })
 }

@@ -284,8 +284,11 @@ fn text(Printed { run, all, levels, matching, .. }: &Printed<'_>) -> String {
         Some(set) => format!("of {} ({})", set.name, set.hash),
         None => "of the test split".to_owned(),
     };
+    let calls = run.fixed.map_or_else(String::new, |tokens| {
+        format!("Relay's commands ask for {tokens} tokens each, whatever they say.\n")
+    });
     let mut sections = vec![format!(
-        "# Evaluation\n\nSLM {}; LLM {}; {} problems {source_of_problems}, seed {}, greedy.\n{}",
+        "# Evaluation\n\nSLM {}; LLM {}; {} problems {source_of_problems}, seed {}, greedy.\n{}{calls}",
         run.slm,
         run.llm,
         run.problems,

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -95,7 +95,7 @@ fn chosen<'a>(cells: &'a [Cell], names: &[String]) -> anyhow::Result<Vec<&'a Cel
 
 fn list(cells: &[Cell], folders: &Folders, output: &mut dyn Write) -> anyhow::Result<()> {
     for cell in cells {
-        let state = match read_result(folders, cell)? {
+        let state = match read_result(cells, folders, cell)? {
             Some(Kept { is_current: false, .. }) => "of other settings".to_owned(),
             Some(Kept { minutes, .. }) => format!("finished in {minutes:.1} min"),
             None if folders.of(&cell.name).exists() => "under way".to_owned(),
@@ -118,7 +118,11 @@ pub(crate) struct Kept {
 }
 
 /// A finished cell's result.
-pub(crate) fn read_result(folders: &Folders, cell: &Cell) -> anyhow::Result<Option<Kept>> {
+pub(crate) fn read_result(
+    cells: &[Cell],
+    folders: &Folders,
+    cell: &Cell,
+) -> anyhow::Result<Option<Kept>> {
     let path = folders.result(&cell.name);
     let text = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -126,7 +130,7 @@ pub(crate) fn read_result(folders: &Folders, cell: &Cell) -> anyhow::Result<Opti
     };
     let mut kept: Value = serde_json::from_str(&text)
         .with_context(|| format!("{}: is no result: remove it", path.display()))?;
-    let recipe = cell.recipe(folders)?;
+    let recipe = cell.recipe(cells, folders)?;
     Ok(Some(Kept {
         minutes: kept["seconds"].as_f64().unwrap_or(0.0) / 60.0,
         is_current: recipe.iter().all(|(key, value)| kept[key] == *value),
@@ -147,7 +151,7 @@ struct Matrix<'a, 'b> {
 impl Matrix<'_, '_> {
     /// Runs a cell and those that it needs, as far as they are missing. False if it was stopped.
     fn complete(&mut self, cell: &Cell, is_asked_for: bool) -> anyhow::Result<bool> {
-        match read_result(self.folders, cell)? {
+        match read_result(self.cells, self.folders, cell)? {
             Some(Kept { is_current: true, .. }) => {
                 if is_asked_for {
                     writeln!(self.output, "cell {}: finished before", cell.name)?;
@@ -166,16 +170,20 @@ impl Matrix<'_, '_> {
             if !self.run(named(self.cells, &missing)?)? {
                 return Ok(false);
             }
+            ensure!(
+                cell.missing(self.cells, self.folders)? != Some(missing.clone()),
+                "cell {}: cell {missing} does not make what it needs: mend cells.toml",
+                cell.name
+            );
         }
         writeln!(self.output, "cell {}: {}", cell.name, cell.says)?;
         let own = self.folders.of(&cell.name);
-        std::fs::create_dir_all(&own)
-            .with_context(|| format!("{}: cannot be made", own.display()))?;
+        cell.begin(self.cells, self.folders)?;
         if let Some(settings) = cell.settings(self.folders)? {
             write_aside(&cell.config_path(self.folders), settings.as_bytes())?;
         }
         let began = Instant::now();
-        if !cell.is_finished(self.folders)? {
+        if !cell.is_finished(self.cells, self.folders)? {
             for words in cell.words(self.cells, self.folders)? {
                 let ran = (self.run_words)(&words, self.output);
                 ran.with_context(|| format!("cell {}: {}", cell.name, words[0]))?;
@@ -190,7 +198,7 @@ impl Matrix<'_, '_> {
             writeln!(self.output, "cell {}: stopped; the same command goes on", cell.name)?;
             return Ok(false);
         }
-        if !read_result(self.folders, cell)?.is_some_and(|kept| kept.is_current) {
+        if !read_result(self.cells, self.folders, cell)?.is_some_and(|kept| kept.is_current) {
             self.keep(cell, &own.join(&cell.result), seconds)?;
         }
         cell.mark_finished(self.folders)?;
@@ -209,7 +217,7 @@ impl Matrix<'_, '_> {
         } else {
             serde_json::from_str(&text).with_context(|| shown.to_string())?
         };
-        let mut kept = cell.recipe(self.folders)?;
+        let mut kept = cell.recipe(self.cells, self.folders)?;
         kept.insert("cell".into(), json!(cell.name));
         kept.insert("says".into(), json!(cell.says));
         kept.insert("seconds".into(), json!(seconds.round()));

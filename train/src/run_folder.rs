@@ -16,6 +16,8 @@ use crate::checkpoint::write_aside;
 use crate::dataset::Question;
 use crate::evaluation::item::set_hash;
 
+/// The file of what a run was like, a line a step.
+pub const LOG: &str = "log.jsonl";
 /// The file of what a run was given.
 const INPUTS: &str = "inputs.json";
 
@@ -53,7 +55,9 @@ fn echo_settings<Settings: StageSettings>(
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("{}: cannot be made", out.display()))?;
     let path = out.join(Settings::FILE);
-    if let Ok(before) = std::fs::read_to_string(&path)
+    // Without a log no step was made: what was refused then may be mended.
+    if out.join(LOG).exists()
+        && let Ok(before) = std::fs::read_to_string(&path)
         && before != text
     {
         let rates = rates(&before, settings).with_context(|| {
@@ -151,7 +155,10 @@ mod tests {
             open_settings::<GrpoSettings>(&config, &out, &mut std::io::sink())
         };
         let began = "seed = 1\nsteps = 2\ncheckpoint_steps = 1\n";
+        open("seed = 7\nsteps = 2\ncheckpoint_steps = 1\n").unwrap();
+        // No step was made with those.
         open(began).unwrap();
+        std::fs::write(out.join(LOG), "{}\n").unwrap();
         // What it began with, said at length.
         open(&format!("{began}policy = \"learned\" # as ever\n")).unwrap();
         for other in [began.replace("seed = 1", "seed = 2"), format!("{began}updates = 2\n")] {

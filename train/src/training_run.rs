@@ -19,6 +19,7 @@ use crate::jsonl::JsonLines;
 use crate::learner::Learner;
 use crate::model_writer::{MODEL, ModelWriter};
 use crate::optimiser::{AdamW, LOWER_RATE, OptimiserSettings};
+use crate::run_folder::LOG;
 use crate::trainable::Weights;
 
 /// Where a run writes, and how long it is.
@@ -89,7 +90,7 @@ impl TrainingRun {
 
     /// The log's file.
     pub fn log(&self) -> PathBuf {
-        self.out.join("log.jsonl")
+        self.out.join(LOG)
     }
 
     /// Trains from the last checkpoint on, or from `weights`. `make_step` moves the learner by one
@@ -116,11 +117,15 @@ impl TrainingRun {
             bar.set_message(line.summary());
             bar.set_position(line.step());
             if line.step() - kept_steps >= self.checkpoint_steps {
-                self.keep::<_, Line>(&learner, &state)?;
+                self.keep(&learner, &state)?;
+                self.draw_curves::<Line>()?;
                 kept_steps = line.step();
             }
         }
-        self.keep::<_, Line>(&learner, &state)?;
+        if learner.optimiser.steps > kept_steps || !self.checkpoint().exists() {
+            self.keep(&learner, &state)?;
+        }
+        self.draw_curves::<Line>()?;
         bar.abandon();
         let is_finished = learner.optimiser.steps >= self.steps;
         if is_finished {
@@ -145,21 +150,26 @@ impl TrainingRun {
         Ok(checkpoint)
     }
 
-    /// Checkpoint, model and curves.
-    fn keep<State: Serialize + Clone, Line: LogLine>(
+    /// Model and checkpoint.
+    fn keep<State: Serialize + Clone>(
         &self,
         learner: &Learner,
         state: &State,
     ) -> anyhow::Result<()> {
         let Learner { weights, optimiser, .. } = learner;
         self.writer.keep(weights, &self.out)?;
+        let (weights, optimiser) = (weights.clone(), optimiser.clone());
+        save(&Checkpoint { weights, optimiser, state: state.clone() }, &self.checkpoint())
+    }
+
+    /// What the log says, as pictures.
+    fn draw_curves<Line: LogLine>(&self) -> anyhow::Result<()> {
         let lines = read_log::<Line>(&self.log())?;
         for Curve { file, axis, value } in Line::CURVES {
             let points: Vec<_> = lines.iter().map(|line| (line.step(), value(line))).collect();
             curve::draw(&points, axis, &self.out.join(file))?;
         }
-        let (weights, optimiser) = (weights.clone(), optimiser.clone());
-        save(&Checkpoint { weights, optimiser, state: state.clone() }, &self.checkpoint())
+        Ok(())
     }
 
     /// The log as far as the checkpoint reaches; what was logged beyond comes again.

@@ -99,7 +99,7 @@ pub fn cascade<'a>(
     rival: Outcome,
 ) -> Option<(Cascade<'a>, CascadeFigures)> {
     let each = Sureness::ALL.into_iter().map(|sureness| Cascade::new(sureness, slm, llm));
-    let each = each.filter(|cascade| !cascade.choices.is_empty());
+    let each = each.filter(|cascade| cascade.choices.iter().any(|of| of.sureness.is_finite()));
     let each = each.map(|cascade| {
         let figures = cascade.figures(|_| 1, rival);
         (cascade, figures)
@@ -119,7 +119,8 @@ impl<'a> Cascade<'a> {
             let other = of_llm.get(row.problem.as_str())?;
             Some(Choice {
                 problem: &row.problem,
-                sureness: sureness.of(row)?,
+                // What says nothing of it goes to the large model first.
+                sureness: sureness.of(row).unwrap_or(f32::NEG_INFINITY),
                 slm_is_correct: row.is_correct,
                 llm_is_correct: other.is_correct,
                 llm_tokens: other.llm_tokens.into(),

@@ -70,7 +70,12 @@ impl Run {
     /// If there is no policy of a name.
     pub fn contenders(&self) -> anyhow::Result<Vec<Contender>> {
         let parsed = self.policies.iter().map(|name| name.parse());
-        let mut all = parsed.collect::<anyhow::Result<Vec<Contender>>>()?;
+        let mut all = Vec::new();
+        for contender in parsed.collect::<anyhow::Result<Vec<Contender>>>()? {
+            if !all.contains(&contender) {
+                all.push(contender);
+            }
+        }
         let follows = all.iter().any(|contender| contender.follows_relay(self.call_tokens > 0));
         if follows && !all.contains(&Contender::Relay) {
             all.push(Contender::Relay);

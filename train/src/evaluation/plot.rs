@@ -10,6 +10,8 @@ pub const SIZE: (f64, f64) = (640.0, 400.0);
 const MARGIN: f64 = 60.0;
 /// Call ratios below this are drawn at it: the axis is logarithmic.
 const RATIO_MIN: f64 = 1e-4;
+/// The room of a point's name.
+const NAME: (f64, f64) = (80.0, 13.0);
 
 const GRID: Colour = Colour(0xdd, 0xdd, 0xdd);
 const INK: Colour = Colour(0x2c, 0x3e, 0x50);
@@ -87,6 +89,7 @@ pub fn drawing(figures: &Figures) -> Vec<Shape> {
         let (at, text) = ((MARGIN - 6.0, y + 4.0), format!("{} %", step * 25));
         shapes.push(Shape::Text { at, anchor: Anchor::End, text, colour: INK });
     }
+    let mut names = Vec::new();
     for (name, policy) in by_accuracy(figures) {
         let (x, y) = (across(policy.call_ratio), up(policy.accuracy));
         let colour = if name == "relay" { RELAY } else { INK };
@@ -96,10 +99,19 @@ pub fn drawing(figures: &Figures) -> Vec<Shape> {
         // At the right edge there is no room behind the point.
         let (anchor, side) =
             if policy.call_ratio > 0.5 { (Anchor::End, -7.0) } else { (Anchor::Start, 7.0) };
-        let at = (x + side, y - 5.0);
+        let at = free_place((x + side, y - 5.0), &names);
+        names.push(at);
         shapes.push(Shape::Text { at, anchor, text: name.clone(), colour });
     }
     shapes
+}
+
+/// The first place from here downwards that none of these names takes.
+fn free_place((x, mut y): (f64, f64), taken: &[(f64, f64)]) -> (f64, f64) {
+    while taken.iter().any(|name| (name.0 - x).abs() < NAME.0 && (name.1 - y).abs() < NAME.1) {
+        y += NAME.1;
+    }
+    (x, y)
 }
 
 /// A drawing as SVG.
@@ -172,6 +184,8 @@ mod tests {
         // 1 % is half-way on an axis from 0.01 % to 100 %; all right is at the upper margin.
         let disc = Shape::Disc { at: (320.0, 60.0), radius: 4.0, colour: RELAY };
         assert!(shapes.contains(&disc), "{shapes:?}");
+        // The small model alone and with commands masked: one place, two names.
+        assert_eq!(free_place((7.0, 5.0), &[(7.0, 5.0), (9.0, 16.0), (99.0, 31.0)]), (7.0, 31.0));
         assert!(text.ends_with("</svg>\n") && text.contains("fill=\"#c0392b\">relay</text>"));
     }
 }

@@ -186,10 +186,10 @@ impl Folders {
     }
 
     /// The model that a cell made here, else the one that is kept.
-    pub fn model(&self, cell: &Cell) -> anyhow::Result<Option<PathBuf>> {
+    pub fn model(&self, cell: &Cell, cells: &[Cell]) -> anyhow::Result<Option<PathBuf>> {
         let made = self.of(&cell.name).join("model");
         let kept = cell.kept.as_ref().map(|kept| self.runs.join(kept));
-        let is_made = made.exists() && cell.is_finished(self)?;
+        let is_made = made.exists() && cell.is_finished(cells, self)?;
         Ok(if is_made { Some(made) } else { kept.filter(|kept| kept.exists()) })
     }
 }
@@ -250,10 +250,12 @@ impl Cell {
         for word in self.commands.iter().flatten() {
             for part in parts(word)? {
                 let (name, is_here) = match part {
-                    Part::Model(name) => (name, folders.model(named(cells, name)?)?.is_some()),
+                    Part::Model(name) => {
+                        (name, folders.model(named(cells, name)?, cells)?.is_some())
+                    }
                     Part::File(name, file) => {
                         let is_there = folders.of(name).join(file).exists();
-                        (name, is_there && named(cells, name)?.is_finished(folders)?)
+                        (name, is_there && named(cells, name)?.is_finished(cells, folders)?)
                     }
                     _ => continue,
                 };
@@ -275,7 +277,7 @@ impl Cell {
                 Part::Config => shown(&self.config_path(folders)),
                 Part::File(cell, file) => shown(&folders.of(cell).join(file)),
                 Part::Model(name) => {
-                    let model = folders.model(named(cells, name)?)?;
+                    let model = folders.model(named(cells, name)?, cells)?;
                     shown(&model.with_context(|| format!("cell {name} has no model yet"))?)
                 }
             })
@@ -285,28 +287,55 @@ impl Cell {
         self.commands.iter().map(words).collect::<anyhow::Result<_>>()
     }
 
-    /// What its result comes of, besides the cells that it needs.
-    pub fn recipe(&self, folders: &Folders) -> anyhow::Result<Map<String, Json>> {
+    /// What its result comes of: commands, settings, and a hash of the same of each cell that it
+    /// needs.
+    pub fn recipe(&self, cells: &[Self], folders: &Folders) -> anyhow::Result<Map<String, Json>> {
         let settings = self.settings(folders)?;
         let settings = settings.as_deref().map(toml::from_str::<Table>).transpose()?;
-        let recipe = [("commands", json!(self.commands)), ("settings", json!(settings))];
+        let mut needs = Map::new();
+        for need in self.needs()? {
+            let recipe = named(cells, &need)?.recipe(cells, folders)?;
+            let hash = blake3::hash(&serde_json::to_vec(&recipe)?).to_hex();
+            needs.insert(need, json!(hash[..16]));
+        }
+        let recipe = [
+            ("commands", json!(self.commands)),
+            ("settings", json!(settings)),
+            ("needs", Json::Object(needs)),
+        ];
         Ok(recipe.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
     }
 
-    /// Says that all of its commands are done, and by which recipe.
+    /// Makes its folder, with its recipe in it. What another recipe began there goes aside.
+    pub fn begin(&self, cells: &[Self], folders: &Folders) -> anyhow::Result<()> {
+        let (own, recipe) = (folders.of(&self.name), self.recipe(cells, folders)?);
+        let recipe = serde_json::to_vec_pretty(&recipe)?;
+        let note = own.join("recipe.json");
+        if std::fs::read(&note).is_ok_and(|before| before != recipe) {
+            let aside = own.with_added_extension("before");
+            if aside.exists() {
+                std::fs::remove_dir_all(&aside)
+                    .with_context(|| format!("{}: cannot be removed", aside.display()))?;
+            }
+            std::fs::rename(&own, &aside)
+                .with_context(|| format!("{}: cannot be put aside", own.display()))?;
+        }
+        std::fs::create_dir_all(&own)
+            .with_context(|| format!("{}: cannot be made", own.display()))?;
+        write_aside(&note, &recipe)
+    }
+
+    /// Says that all of its commands are done.
     pub fn mark_finished(&self, folders: &Folders) -> anyhow::Result<()> {
-        let recipe = serde_json::to_vec(&self.recipe(folders)?)?;
-        write_aside(&self.mark(folders), &recipe)
+        write_aside(&folders.of(&self.name).join("finished"), b"")
     }
 
     /// Whether all of its commands are done, by the recipe that it has now.
-    pub fn is_finished(&self, folders: &Folders) -> anyhow::Result<bool> {
-        let Ok(mark) = std::fs::read(self.mark(folders)) else { return Ok(false) };
-        Ok(mark == serde_json::to_vec(&self.recipe(folders)?)?)
-    }
-
-    fn mark(&self, folders: &Folders) -> PathBuf {
-        folders.of(&self.name).join("finished")
+    pub fn is_finished(&self, cells: &[Self], folders: &Folders) -> anyhow::Result<bool> {
+        let own = folders.of(&self.name);
+        let Ok(begun) = std::fs::read(own.join("recipe.json")) else { return Ok(false) };
+        let recipe = serde_json::to_vec_pretty(&self.recipe(cells, folders)?)?;
+        Ok(own.join("finished").exists() && begun == recipe)
     }
 
     /// Where its settings are written, with what it changes.
@@ -393,6 +422,7 @@ mod tests {
         assert_eq!(cells[1].words(&cells, &folders).unwrap()[0][2], shown("runs/kept/a"));
         let write = |text: &str| std::fs::write(folders.runs.join("a.toml"), text).unwrap();
         write("[deep]\n");
+        cells[0].begin(&cells, &folders).unwrap();
         cells[0].mark_finished(&folders).unwrap();
         assert_eq!(cells[1].words(&cells, &folders).unwrap()[0][2], shown("out/a/model"));
         assert_eq!(cells[1].missing(&cells, &folders).unwrap().as_deref(), Some("a"));
@@ -401,6 +431,14 @@ mod tests {
         // Nor one of other settings.
         write("[deep]\nrate = 2.0\nother = 1\n");
         assert_eq!(cells[1].missing(&cells, &folders).unwrap().as_deref(), Some("a"));
+        let needs = |cell: &Cell| cell.recipe(&cells, &folders).unwrap()["needs"].clone();
+        let before = needs(&cells[1]);
+        write("[deep]\nrate = 3.0\nother = 2\n");
+        assert_ne!(needs(&cells[1]), before, "what it needs comes of other settings");
+        // What was made goes aside, and is there.
+        cells[0].begin(&cells, &folders).unwrap();
+        assert!(!made.join("x.jsonl").exists());
+        assert!(folder.path().join("out/a.before/x.jsonl").exists());
     }
 
     #[test]

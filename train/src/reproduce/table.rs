@@ -38,12 +38,13 @@ struct Evaluated<'a> {
 pub fn markdown(cells: &[Cell], folders: &Folders) -> anyhow::Result<String> {
     let mut text =
         "# Results of the tiny pair\n\nWritten by `relay-train reproduce --table` from the \
-                    results of its cells beside this file.\n"
+                    results of its cells beside this file. In brackets: intervals of 95 % \
+                    (bootstrap over problems); beside a mean, the least and the greatest.\n"
             .to_owned();
     let (mut evaluated, mut missing) = (Vec::new(), Vec::new());
     let mut trained = String::new();
     for cell in cells {
-        let kept = read_result(folders, cell)?.filter(|kept| kept.is_current);
+        let kept = read_result(cells, folders, cell)?.filter(|kept| kept.is_current);
         let Some(Kept { minutes, figures, .. }) = kept else {
             missing.push(cell.name.as_str());
             continue;
@@ -120,20 +121,24 @@ fn groups<'a>(here: &[(&'a Cell, &'a Value)]) -> Vec<(&'a str, Vec<&'a Value>)> 
     groups
 }
 
-/// A row of the means of these evaluations' figures.
+/// A row: an evaluation with intervals of 95 %, or means with the least and the greatest.
 fn row(name: &str, members: &[&Value]) -> String {
-    let mean = |place: &str| mean(members, place).map_or_else(|| "–".to_owned(), percent);
-    let cells = COLUMNS.iter().map(|(_, place)| match *place {
-        "/relay/accuracy" if members.len() == 1 => {
-            let end = |place| mean(place).trim_end_matches(" %").to_owned();
-            let (low, high) = ("/relay/accuracy_low", "/relay/accuracy_high");
-            format!("{} ({}–{})", mean(place), end(low), end(high))
-        }
-        place => mean(place),
-    });
-    let cells: Vec<String> = cells.collect();
+    let cells: Vec<String> = COLUMNS.iter().map(|(_, place)| ranged(members, place)).collect();
     let answers = members.first().and_then(|figures| figures["relay"]["answers"].as_u64());
     format!("| {name} | {} | {} |\n", answers.unwrap_or(0), cells.join(" | "))
+}
+
+fn ranged(members: &[&Value], place: &str) -> String {
+    let figure = |place: &str| mean(members, place);
+    let Some(middle) = figure(place) else { return "–".to_owned() };
+    let each = || members.iter().filter_map(|figures| figures.pointer(place)?.as_f64());
+    let ends = match members {
+        [_] => figure(&format!("{place}_low")).zip(figure(&format!("{place}_high"))),
+        _ => Some((each().fold(f64::MAX, f64::min), each().fold(f64::MIN, f64::max))),
+    };
+    let ends = ends.filter(|(low, high)| low < high);
+    let ends = ends.map(|(low, high)| format!(" ({:.2}–{:.2})", low * 100.0, high * 100.0));
+    percent(middle) + &ends.unwrap_or_default()
 }
 
 fn rivals(here: &[(&Cell, &Value)]) -> String {
@@ -204,7 +209,9 @@ mod tests {
             result["run"] = json!({});
             result["levels"] = json!({ "long": figures });
             let commands: [[&str; 0]; 0] = [];
-            let kept = json!({ "commands": commands, "settings": null, "seconds": 90.0, "result": result });
+            let kept = json!({
+                "commands": commands, "settings": null, "needs": {}, "seconds": 90.0, "result": result,
+            });
             std::fs::write(folders.result(name), kept.to_string()).unwrap();
         };
         write("one", 0.8);
@@ -222,7 +229,7 @@ mod tests {
              | 90.00 % | – |",
             "| the paper, 1.7B calling 8B | – | 42.50 % | 54.12 % | 49.52 % | 60.40 % | 1.07 % | – | 98.20 % \
              | – | – | – |",
-            "| grpo, mean of 2 | 2000 | 40.00 % | 90.00 % | 85.00 % | 90.00 % |",
+            "| grpo, mean of 2 | 2000 | 40.00 % | 90.00 % | 85.00 % (80.00–90.00) | 90.00 % (80.00–100.00) |",
             "## Level long",
             "| one | 80.00 % (79.00 %–81.00 %), 1.00 % | – | – | – |",
         ] {
