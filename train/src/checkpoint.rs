@@ -135,6 +135,11 @@ pub fn write_aside(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 
 /// The same; the old file, if there is one, becomes `previous`.
 fn write_keeping(path: &Path, bytes: &[u8], previous: Option<&Path>) -> anyhow::Result<()> {
+    ensure!(
+        !path.exists() || path.is_file(),
+        "{}: is there and no ordinary file: name another place",
+        path.display()
+    );
     let aside = path.with_added_extension("partial");
     let written = File::create(&aside).and_then(|mut file| {
         file.write_all(bytes)?;
@@ -217,7 +222,7 @@ mod tests {
             std::fs::write(&path, damaged).unwrap();
             let error = load::<u64>(&weights(), &path).unwrap_err();
             let error = format!("{error:#}");
-            assert!(error.contains(what) && error.contains("remove it to start afresh"), "{error}");
+            assert!(error.contains(what) && error.contains("to start afresh"), "{error}");
         }
         std::fs::write(&path, &whole).unwrap();
         let wider = Architecture { vocabulary_tokens: 12, ..test_architecture() };

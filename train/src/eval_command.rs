@@ -1,7 +1,7 @@
 //! `relay-train eval` and `relay-train report`: flags to a harness, figures to people. Computes
 //! nothing itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ pub struct Eval {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// What to compare: `slm_alone`, `llm_alone`, `relay`, `teacher_free`, `entropy` and `random`
-    /// (at relay's call ratio), `entropy:NATS`, `random:P`, `fixed:N` (each command for N
+    /// (tuned to relay's call ratio on validation problems; relay is answered for them), `entropy:NATS`, `random:P`, `fixed:N` (each command for N
     /// tokens, whatever it says), `every:K`.
     #[arg(long, value_delimiter = ',', default_value = Contender::DEFAULT)]
     policies: Vec<Contender>,
@@ -96,7 +96,7 @@ pub struct Eval {
     #[arg(long, default_value_t = 0)]
     call_tokens: u32,
     /// Most tokens of an answer.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
     /// Answers under way together; bounds the memory that KV caches take.
     #[arg(long, default_value_t = 64)]
@@ -243,6 +243,15 @@ pub fn report(flags: &Report, output: &mut impl Write) -> anyhow::Result<()> {
     let run = read_run(folder)?;
     let rows = read_rows(&folder.join("finished.jsonl"))?;
     let wanted = run.problems * run.contenders()?.len();
+    let mut seen = HashSet::new();
+    if let Some(twice) = rows.iter().find(|row| !seen.insert((&row.policy, &row.problem))) {
+        bail!(
+            "{}: {} answers {} twice: two programs wrote there at once; evaluate into another --out",
+            folder.display(),
+            twice.policy,
+            twice.problem
+        );
+    }
     if rows.len() < wanted {
         bail!(
             "{}: {} of {wanted} answers are judged, and policies are compared on the same problems \

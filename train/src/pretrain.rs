@@ -24,6 +24,11 @@ use crate::training_run::{Ending, TrainingRun, stop_on_signals, threads_help};
 use crate::vocabulary;
 use crate::world::Mind;
 
+mod limits {
+    /// Tokens of a step: a million take some hundred gibibytes.
+    pub(super) const BATCH_TOKENS_MAX: usize = 1 << 20;
+}
+
 /// Flags of `pretrain`.
 #[derive(Args)]
 pub struct Pretrain {
@@ -88,7 +93,12 @@ impl StageSettings for PretrainSettings {
     const FILE: &'static str = "pretrain.toml";
 
     fn check(&self) -> anyhow::Result<()> {
-        ensure!(self.batch_tokens > 0, "batch_tokens must be above 0");
+        ensure!(
+            (1..=limits::BATCH_TOKENS_MAX).contains(&self.batch_tokens),
+            "batch_tokens must be from 1 to {}",
+            limits::BATCH_TOKENS_MAX
+        );
+        ensure!(self.slm.steps > 0 && self.llm.steps > 0, "steps must be above 0");
         ensure!(self.checkpoint_steps > 0, "checkpoint_steps must be above 0");
         self.shares.check()?;
         self.optimiser.check()?;

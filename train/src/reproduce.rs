@@ -97,7 +97,8 @@ fn list(cells: &[Cell], folders: &Folders, output: &mut dyn Write) -> anyhow::Re
     for cell in cells {
         let state = match read_result(cells, folders, cell)? {
             Some(Kept { is_current: false, .. }) => "of other settings".to_owned(),
-            Some(Kept { minutes, .. }) => format!("finished in {minutes:.1} min"),
+            Some(Kept { minutes: None, .. }) => "finished".to_owned(),
+            Some(Kept { minutes: Some(minutes), .. }) => format!("finished in {minutes:.1} min"),
             None if folders.of(&cell.name).exists() => "under way".to_owned(),
             None => "missing".to_owned(),
         };
@@ -109,8 +110,8 @@ fn list(cells: &[Cell], folders: &Folders, output: &mut dyn Write) -> anyhow::Re
 /// A result that is kept.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    /// Time that its cell took.
-    pub(crate) minutes: f64,
+    /// Time that its cell took, where it is known.
+    pub(crate) minutes: Option<f64>,
     /// Whether the cell's commands and settings are still those that it came of.
     pub(crate) is_current: bool,
     /// What the last command wrote.
@@ -132,7 +133,7 @@ pub(crate) fn read_result(
         .with_context(|| format!("{}: is no result: remove it", path.display()))?;
     let recipe = cell.recipe(cells, folders)?;
     Ok(Some(Kept {
-        minutes: kept["seconds"].as_f64().unwrap_or(0.0) / 60.0,
+        minutes: kept["seconds"].as_f64().map(|seconds| seconds / 60.0),
         is_current: recipe.iter().all(|(key, value)| kept[key] == *value),
         figures: kept["result"].take(),
     }))

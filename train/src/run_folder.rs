@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use relay_model::ModelIdentity;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,23 @@ fn rates<Settings: StageSettings>(before: &str, now: &Settings) -> Option<[Optio
         .each_mut()
         .map(|settings| settings.pointer_mut("/optimiser/learning_rate").map(Value::take));
     (settings[0] == settings[1]).then_some(rates)
+}
+
+/// Keeps other programs from writing into a folder as long as the file lives.
+///
+/// # Errors
+/// If another one does, or the folder cannot be written.
+pub fn hold(out: &Path) -> anyhow::Result<File> {
+    let path = out.join("lock");
+    let shown = path.display();
+    let file = File::create(&path).with_context(|| format!("{shown}: cannot be made"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("{shown}: another program writes here: wait for it, or give another --out")
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| shown.to_string()),
+    }
 }
 
 /// A model or a set of problems that a run was given. Its name is for people; what is in it tells
@@ -165,6 +183,16 @@ mod tests {
             let error = open(&other).unwrap_err().to_string();
             assert!(error.contains("give another --out"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_folder_has_one_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = hold(folder.path()).unwrap();
+        let error = hold(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("another program writes here"), "{error}");
+        drop(held);
+        hold(folder.path()).unwrap();
     }
 
     #[test]

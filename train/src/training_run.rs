@@ -4,8 +4,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,7 +19,7 @@ use crate::jsonl::JsonLines;
 use crate::learner::Learner;
 use crate::model_writer::{MODEL, ModelWriter};
 use crate::optimiser::{AdamW, LOWER_RATE, OptimiserSettings};
-use crate::run_folder::LOG;
+use crate::run_folder::{LOG, hold};
 use crate::trainable::Weights;
 
 /// Where a run writes, and how long it is.
@@ -101,6 +101,7 @@ impl TrainingRun {
         state: State,
         make_step: &mut dyn FnMut(&mut Learner, &mut State) -> anyhow::Result<Line>,
     ) -> anyhow::Result<Ending> {
+        let _held = hold(&self.out)?;
         let Checkpoint { weights, optimiser, mut state } = self.start(weights, state)?;
         let mut learner = Learner::new(weights, optimiser, self.optimiser.clone(), self.threads)?;
         let mut kept_steps = learner.optimiser.steps;
@@ -242,15 +243,29 @@ pub(crate) fn threads_help() -> String {
     )
 }
 
+/// What a program that was stopped ends with, as shells have it.
+pub const STOPPED_STATUS: u8 = 130;
+
+/// Set by the first signal.
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+static IS_HEARD: OnceLock<()> = OnceLock::new();
+
 /// Stops runs at the first signal; the second one ends the program.
 pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .context("signals cannot be heard")?;
+    if IS_HEARD.set(()).is_ok() {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            let (stop, status) = (Arc::clone(&STOP), STOPPED_STATUS.into());
+            signal_hook::flag::register_conditional_shutdown(signal, status, Arc::clone(&stop))
+                .and_then(|_| signal_hook::flag::register(signal, stop))
+                .context("signals cannot be heard")?;
+        }
     }
-    Ok(stop)
+    Ok(Arc::clone(&STOP))
+}
+
+/// Whether a signal came.
+pub fn was_stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use relay::policy::Policy;
 
 use crate::rollout::RolloutSettings;
@@ -133,7 +133,7 @@ impl FromStr for Contender {
             Some((name, number)) => (name, Some(number)),
         };
         let wrong = || format!("policy {text}: `{}` is no such number", number.unwrap_or_default());
-        Ok(match (name, number) {
+        let policy = match (name, number) {
             ("slm_alone", None) => Self::SlmAlone,
             ("llm_alone", None) => Self::LlmAlone,
             ("relay", None) => Self::Relay,
@@ -148,7 +148,18 @@ impl FromStr for Contender {
                 "policy {text} is unknown: choose of slm_alone, llm_alone, relay, teacher_free, \
                  entropy, entropy:NATS, random, random:P, fixed:N and every:K"
             ),
-        })
+        };
+        let is_possible = match policy {
+            Self::Entropy(nats) => nats.is_finite() && nats >= 0.0,
+            Self::Random(probability) => (0.0..=1.0).contains(&probability),
+            Self::Fixed(tokens) | Self::Every(tokens) => tokens > 0,
+            _ => true,
+        };
+        ensure!(
+            is_possible,
+            "policy {text}: NATS is 0 or more, P is from 0 to 1, N and K are 1 or more"
+        );
+        Ok(policy)
     }
 }
 
@@ -179,6 +190,11 @@ mod tests {
             ("fixed", "policy fixed is unknown"),
             ("fixed:x", "policy fixed:x: `x` is no such number"),
             ("relay:2", "policy relay:2 is unknown"),
+            ("entropy:-1", "policy entropy:-1: NATS is 0 or more"),
+            ("entropy:nan", "policy entropy:nan: NATS is 0 or more"),
+            ("random:5", "policy random:5: NATS is 0 or more, P is from 0 to 1"),
+            ("fixed:0", "policy fixed:0: NATS"),
+            ("every:0", "policy every:0: NATS"),
         ] {
             let error = name.parse::<Contender>().unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");

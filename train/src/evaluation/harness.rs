@@ -2,6 +2,7 @@
 //! with what is missing, since each answer depends on nothing but its own problem.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::checkpoint::write_aside;
 use crate::problem::Level;
 use crate::prompt::prompt_ids;
 use crate::rollout::{Answer, Ask, Rollout, RolloutSettings};
+use crate::run_folder::hold;
 
 /// What the matched policies are set to, in the run's folder.
 const MATCHING: &str = "matching.json";
@@ -202,6 +204,8 @@ pub struct Harness {
     matching_path: PathBuf,
     items: Items,
     asks: Vec<Ask>,
+    /// Keeps others from the folder.
+    _held: File,
 }
 
 impl Harness {
@@ -216,7 +220,7 @@ impl Harness {
         rows_max: usize,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        claim_folder(&run, folder)?;
+        let held = claim_folder(&run, folder)?;
         let finished = FinishedFile::open(&folder.join("finished.jsonl"))?;
         let mut base_settings = RolloutSettings { rows_max, ..RolloutSettings::default() };
         base_settings.budget.response_tokens_max = run.max_tokens;
@@ -226,7 +230,7 @@ impl Harness {
         }
         let asks = models.asks(&items.judged)?;
         let matching_path = folder.join(MATCHING);
-        Ok(Self { run, models, base_settings, finished, matching_path, items, asks })
+        Ok(Self { run, models, base_settings, finished, matching_path, items, asks, _held: held })
     }
 
     /// Answers and judges what is missing.
@@ -387,18 +391,20 @@ impl Models {
 }
 
 /// Writes what is evaluated into the folder, or sees that it is the same that is there.
-fn claim_folder(run: &Run, folder: &Path) -> anyhow::Result<()> {
+fn claim_folder(run: &Run, folder: &Path) -> anyhow::Result<File> {
     let shown = folder.display();
     std::fs::create_dir_all(folder).with_context(|| format!("{shown}: cannot be made"))?;
+    let held = hold(folder)?;
     let path = folder.join("run.json");
     if path.exists() {
         if read_run(folder)? != *run {
             bail!("{shown} holds another evaluation: choose another --out, or empty it");
         }
-        return Ok(());
+        return Ok(held);
     }
     let text = serde_json::to_string_pretty(run).context("the run is no JSON")?;
-    write_aside(&path, (text + "\n").as_bytes())
+    write_aside(&path, (text + "\n").as_bytes())?;
+    Ok(held)
 }
 
 /// What the matched policies of a folder's evaluation are set to; nothing where none is.

@@ -50,7 +50,8 @@ pub fn markdown(cells: &[Cell], folders: &Folders) -> anyhow::Result<String> {
             continue;
         };
         // Writing to a string cannot fail.
-        let _ = writeln!(trained, "| {} | {} | {minutes:.1} |", cell.name, cell.says);
+        let minutes = minutes.map_or_else(|| "–".to_owned(), |minutes| format!("{minutes:.1}"));
+        let _ = writeln!(trained, "| {} | {} | {minutes} |", cell.name, cell.says);
         if figures["run"].is_object() {
             evaluated.push(Evaluated { cell, figures });
         }
