@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use relay_train::training_run::STOPPED_STATUS;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than any of these stages takes.
@@ -31,12 +32,13 @@ fn program(words: &[&str]) -> Command {
 
 /// Runs to the end, and gives what was said.
 fn run(words: &[&str]) -> String {
-    told(&program(words).output().unwrap())
+    told(&program(words).output().unwrap(), 0)
 }
 
-fn told(output: &Output) -> String {
+fn told(output: &Output, status: u8) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let code = output.status.code();
+    assert_eq!(code, Some(status.into()), "{}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
 }
 
@@ -56,11 +58,11 @@ fn start_until(words: &[&str], file: &Path, lines: usize) -> Child {
     }
 }
 
-/// Presses Ctrl-C, and gives what was said.
+/// Presses Ctrl-C, and gives what was said. What was stopped is no success.
 fn interrupt(child: Child) -> String {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     kill_process(pid, Signal::INT).unwrap();
-    told(&child.wait_with_output().unwrap())
+    told(&child.wait_with_output().unwrap(), STOPPED_STATUS)
 }
 
 fn kill(mut child: Child) {
