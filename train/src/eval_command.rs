@@ -84,8 +84,9 @@ pub struct Eval {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// What to compare: `slm_alone`, `llm_alone`, `relay`, `teacher_free`, `entropy` and `random`
-    /// (tuned to relay's call ratio on validation problems; relay is answered for them), `entropy:NATS`, `random:P`, `fixed:N` (each command for N
-    /// tokens, whatever it says), `every:K`.
+    /// (tuned to relay's call ratio on validation problems; relay is answered for them),
+    /// `entropy:NATS`, `random:P`, `fixed:N` (each command for N tokens, whatever it says),
+    /// `every:K`.
     #[arg(long, value_delimiter = ',', default_value = Contender::DEFAULT)]
     policies: Vec<Contender>,
     /// Relay's commands ask for N tokens, whatever they say: for a policy that was taught so.

@@ -1,5 +1,6 @@
 //! What a run's folder says of how the run began: a copy of its settings, and which models and
-//! problems it was given. A run goes on with the same, or not at all. Knows no stage of training.
+//! problems it was given. A run goes on with the same, or not at all, and has its folder to itself.
+//! Knows no stage of training.
 
 use std::collections::BTreeMap;
 use std::fmt;

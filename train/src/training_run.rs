@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::checkpoint::{Checkpoint, load_newest, save, write_aside};
 use crate::curve;
-use crate::jsonl::JsonLines;
+use crate::jsonl::{JsonLines, read_whole_lines};
 use crate::learner::Learner;
 use crate::model_writer::{MODEL, ModelWriter};
 use crate::optimiser::{AdamW, LOWER_RATE, OptimiserSettings};
@@ -227,12 +227,7 @@ pub fn read_log<Line: LogLine>(path: &Path) -> anyhow::Result<Vec<Line>> {
 
 /// A log without a last line that a kill cut short, which is no fault: its step comes again.
 fn whole_lines(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = match std::fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        bytes => bytes.with_context(|| format!("{}: cannot be read", path.display()))?,
-    };
-    bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
-    Ok(bytes)
+    if path.exists() { read_whole_lines(path) } else { Ok(Vec::new()) }
 }
 
 /// What the flag for a run's threads says.
